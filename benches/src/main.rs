@@ -1,0 +1,59 @@
+//! Measuring programs of Posthouse: one subcommand per scenario.
+
+mod bare_loop;
+mod clock;
+mod disk;
+mod layout;
+mod map_vs_write;
+mod probe;
+mod report;
+
+use std::io;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "posthouse-benches", about = "Measures what the design assumes")]
+struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// Names every scenario.
+    List,
+    /// The honest limit: sockets, one write, one sync, replies, and no broker.
+    BareLoop(bare_loop::Options),
+    /// What a checksum per message and an index entry per message cost.
+    Layout(Common),
+    /// Positioned writes against stores through a mapping.
+    MapVsWrite(Common),
+}
+
+/// What every scenario takes.
+#[derive(Args, Clone, Debug)]
+struct Common {
+    /// Only show that the scenario works; the figures mean nothing.
+    #[arg(long)]
+    smoke: bool,
+    /// Where the measured files go; must be on the disk in question.
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    dir: PathBuf,
+}
+
+fn main() -> io::Result<()> {
+    match Cli::parse().scenario {
+        Scenario::List => {
+            report::line("bare-loop\nlayout\nmap-vs-write");
+            Ok(())
+        }
+        Scenario::BareLoop(options) => bare_loop::run(&options),
+        Scenario::Layout(common) => {
+            layout::run(&common);
+            Ok(())
+        }
+        Scenario::MapVsWrite(common) => map_vs_write::run(&common),
+    }
+}

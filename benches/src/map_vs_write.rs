@@ -1,0 +1,4 @@
+//! placeholder
+pub(crate) fn run(_common: &crate::Common) -> std::io::Result<()> {
+    Ok(())
+}

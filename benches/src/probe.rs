@@ -1,0 +1,109 @@
+//! What the machine can do at this minute, to be printed beside every figure.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread;
+
+use crate::{clock, disk, report};
+
+const BLOCK: usize = 4096;
+const FILE_SIZE: u64 = 16 << 20;
+const SYNCS: u64 = 150;
+const ROUND_TRIPS: u64 = 400;
+const PING: usize = 64;
+
+/// One reading of both probes, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    pub(crate) sync_p50: u64,
+    pub(crate) sync_p99: u64,
+    pub(crate) ping_p50: u64,
+    pub(crate) ping_p99: u64,
+}
+
+impl fmt::Display for Reading {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [sync, sync_tail, ping, ping_tail] =
+            [self.sync_p50, self.sync_p99, self.ping_p50, self.ping_p99].map(report::micros);
+        write!(
+            out,
+            "probe: 4 KiB sync {sync:.0}/{sync_tail:.0} us, ping-pong {ping:.1}/{ping_tail:.1} us"
+        )
+    }
+}
+
+/// The median of several readings, field by field.
+pub(crate) fn typical(readings: &[Reading]) -> Reading {
+    let middle = |field: fn(&Reading) -> u64| {
+        report::percentile(&mut readings.iter().map(field).collect::<Vec<_>>(), 0.5)
+    };
+    Reading {
+        sync_p50: middle(|reading| reading.sync_p50),
+        sync_p99: middle(|reading| reading.sync_p99),
+        ping_p50: middle(|reading| reading.ping_p50),
+        ping_p99: middle(|reading| reading.ping_p99),
+    }
+}
+
+/// Probes the disk below one directory, and the loopback.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    file: File,
+}
+
+impl Probe {
+    pub(crate) fn new(dir: &Path) -> io::Result<Self> {
+        Ok(Self { file: disk::zero_filled(&dir.join("probe"), FILE_SIZE)? })
+    }
+
+    pub(crate) fn read(&self) -> io::Result<Reading> {
+        let mut syncs = self.syncs()?;
+        let mut pings = ping_pong()?;
+        Ok(Reading {
+            sync_p50: report::percentile(&mut syncs, 0.5),
+            sync_p99: report::percentile(&mut syncs, 0.99),
+            ping_p50: report::percentile(&mut pings, 0.5),
+            ping_p99: report::percentile(&mut pings, 0.99),
+        })
+    }
+
+    fn syncs(&self) -> io::Result<Vec<u64>> {
+        let block = [7; BLOCK];
+        let write_and_sync = |step: u64| {
+            let (result, nanos) = clock::timed(|| {
+                self.file.write_all_at(&block, step * BLOCK as u64 % FILE_SIZE)?;
+                self.file.sync_data()
+            });
+            result.map(|()| nanos)
+        };
+        (0..SYNCS).map(write_and_sync).collect()
+    }
+}
+
+fn ping_pong() -> io::Result<Vec<u64>> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
+    let (mut server, _) = listener.accept()?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let echo = thread::spawn(move || {
+        let mut ping = [0; PING];
+        while server.read_exact(&mut ping).is_ok() && server.write_all(&ping).is_ok() {}
+    });
+    let mut ping = [1; PING];
+    let round_trip = |_| {
+        let (result, nanos) = clock::timed(|| {
+            client.write_all(&ping)?;
+            client.read_exact(&mut ping)
+        });
+        result.map(|()| nanos)
+    };
+    let trips = (0..ROUND_TRIPS).map(round_trip).collect();
+    drop(client);
+    echo.join().expect("the echo thread only reads and writes");
+    trips
+}

@@ -1,0 +1,3 @@
+//! The `posthouse` command.
+
+fn main() {}
