@@ -15,20 +15,28 @@ mod wire;
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use self::journal::Ring;
 use self::load::{Load, Outcome};
 use self::shape::{Served, Shape, Sockets, Sync};
+use self::wire::BODY;
+use crate::device::Device;
+use crate::place::Placement;
 use crate::probe::{self, Probe, Reading};
 use crate::{Common, disk, report};
 
+const BACKLOG: i32 = 1024;
+const SMOKE_CONNECTIONS: usize = 8;
 const RING: u64 = 64 << 20;
 const SPIN: Duration = Duration::from_micros(50);
+/// Bytes from which on a group is worth a hand-over.
+const LARGE: usize = 64 * 1024;
 
 /// How to run the bare loop.
 #[derive(Args, Debug)]
@@ -41,24 +49,60 @@ pub(crate) struct Options {
     /// Milliseconds of one turn, after a tenth of it to warm up.
     #[arg(long, default_value_t = 500)]
     millis: u64,
-    /// Only cases whose name contains this, as `synced 16x1`.
-    #[arg(long, default_value = "")]
-    only: String,
+    /// Connections, and requests in flight on each.
+    #[arg(long, value_delimiter = ',', default_value = "1x1,16x1,32x1,256x1,1x512,16x512")]
+    cases: Vec<Crowd>,
+    /// Only this durability.
+    #[arg(long, value_enum)]
+    only: Option<Durability>,
+    /// Which processors client and core may use.
+    #[arg(long, value_enum, default_value_t = Placement::Free)]
+    place: Placement,
+    /// The client waits in `read` and not in epoll, where there is one connection.
+    #[arg(long)]
+    blocking: bool,
+}
+
+/// What a receipt promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Durability {
+    Synced,
+    Written,
+}
+
+/// Who sends.
+#[derive(Clone, Copy, Debug)]
+struct Crowd {
+    connections: usize,
+    window: usize,
+}
+
+impl FromStr for Crowd {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split_once('x').and_then(|(connections, window)| {
+            Some(Self { connections: connections.parse().ok()?, window: window.parse().ok()? })
+        });
+        parts.ok_or_else(|| "expected connections x window, as 16x1".to_owned())
+    }
 }
 
 const fn shape(name: &'static str, sockets: Sockets, sync: Sync, spin: Duration) -> Shape {
     Shape { name, sockets, sync, spin }
 }
 
-const SYNCED: [Shape; 8] = [
+const SYNCED: [Shape; 10] = [
     shape("a  epoll inline", Sockets::Epoll, Sync::Inline, Duration::ZERO),
     shape("b  epoll inline+spin", Sockets::Epoll, Sync::Inline, SPIN),
     shape("c  epoll sync thread", Sockets::Epoll, Sync::HandOver, Duration::ZERO),
-    shape("f  epoll adaptive", Sockets::Epoll, Sync::Adaptive, Duration::ZERO),
+    shape("f  epoll adaptive", Sockets::Epoll, Sync::Adaptive(0), Duration::ZERO),
+    shape("h  epoll adaptive+size", Sockets::Epoll, Sync::Adaptive(LARGE), Duration::ZERO),
     shape("d  tokio inline", Sockets::Tokio, Sync::Inline, Duration::ZERO),
     shape("d' tokio inline+spin", Sockets::Tokio, Sync::Inline, SPIN),
     shape("e  tokio sync thread", Sockets::Tokio, Sync::HandOver, Duration::ZERO),
-    shape("g  tokio adaptive", Sockets::Tokio, Sync::Adaptive, Duration::ZERO),
+    shape("g  tokio adaptive", Sockets::Tokio, Sync::Adaptive(0), Duration::ZERO),
+    shape("i  tokio adaptive+size", Sockets::Tokio, Sync::Adaptive(LARGE), Duration::ZERO),
 ];
 
 const WRITTEN: [Shape; 4] = [
@@ -68,20 +112,22 @@ const WRITTEN: [Shape; 4] = [
     shape("d' tokio+spin", Sockets::Tokio, Sync::Never, SPIN),
 ];
 
-/// Connections, and requests in flight on each.
-const CASES: [(usize, usize); 6] = [(1, 1), (16, 1), (32, 1), (256, 1), (1, 512), (16, 512)];
-
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     let dir = tempfile::tempdir_in(&options.common.dir)?;
     let probe = Probe::new(dir.path())?;
     let ring = Arc::new(disk::zero_filled(&dir.path().join("ring"), RING)?);
-    for (durability, shapes) in [("synced", &SYNCED[..]), ("written", &WRITTEN[..])] {
-        for (connections, window) in CASES {
-            let title = format!("{durability} {connections}x{window}");
-            if title.contains(&options.only) {
-                let load = options.load(connections, window);
-                Case { shapes, load, ring: &ring }.run(&title, options.rounds(), &probe)?;
-            }
+    for (durability, shapes) in
+        [(Durability::Synced, &SYNCED[..]), (Durability::Written, &WRITTEN[..])]
+    {
+        if options.only.is_some_and(|only| only != durability) {
+            continue;
+        }
+        for crowd in &options.cases {
+            let load = options.load(*crowd);
+            let Load { connections, window, .. } = load;
+            let title = format!("{durability:?} {connections}x{window} {:?}", options.place);
+            let case = Case { shapes, load, ring: &ring, place: options.place };
+            case.run(&title, options.rounds(), &probe)?;
         }
     }
     Ok(())
@@ -92,10 +138,16 @@ impl Options {
         if self.common.smoke { 1 } else { self.rounds }
     }
 
-    fn load(&self, connections: usize, window: usize) -> Load {
-        let millis = if self.common.smoke { 5 } else { self.millis };
+    fn load(&self, crowd: Crowd) -> Load {
+        let Crowd { connections, window } = crowd;
+        let (connections, millis) = if self.common.smoke {
+            (connections.min(SMOKE_CONNECTIONS), 2)
+        } else {
+            (connections, self.millis)
+        };
         let measured = Duration::from_millis(millis);
-        Load { connections, window, warm_up: measured / 10, measured }
+        let blocking = self.blocking && connections == 1;
+        Load { connections, window, blocking, warm_up: measured / 10, measured }
     }
 }
 
@@ -103,6 +155,7 @@ struct Case<'a> {
     shapes: &'a [Shape],
     load: Load,
     ring: &'a Arc<File>,
+    place: Placement,
 }
 
 impl Case<'_> {
@@ -116,7 +169,7 @@ impl Case<'_> {
         }
         report::line(format_args!("\n{title}   {}", probe::typical(&readings)));
         report::line(format_args!(
-            "{:22}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}{:>7}{:>7}{:>8}{:>8}{:>8}",
+            "{:22}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}{:>7}{:>7}{:>8}{:>8}{:>8}{:>8}",
             "shape",
             "p50 us",
             "p99 us",
@@ -128,7 +181,8 @@ impl Case<'_> {
             "group",
             "core us",
             "sync us",
-            "client"
+            "client",
+            "dev/B"
         ));
         for (number, shape) in self.shapes.iter().enumerate() {
             print_row(shape.name, number, &turns);
@@ -137,19 +191,29 @@ impl Case<'_> {
     }
 
     fn turn(&self, shape: Shape) -> io::Result<Turn> {
+        let device = Device::below(self.ring)?;
+        let written = device.written();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        // The 128 of the standard library are overrun by 256 clients at once, who then wait a second.
+        rustix::net::listen(&listener, BACKLOG)?;
         let address = listener.local_addr()?;
         let ring = Ring::new(Arc::clone(self.ring), RING);
         let connections = self.load.connections;
-        let server = thread::spawn(move || match shape.sockets {
-            Sockets::Epoll => epoll_server::serve(&listener, connections, shape, ring),
-            Sockets::Tokio => tokio_server::serve(listener, connections, shape, ring),
+        let Self { load, place, .. } = *self;
+        let server = thread::spawn(move || {
+            place.place_server()?;
+            match shape.sockets {
+                Sockets::Epoll => epoll_server::serve(&listener, connections, shape, ring),
+                Sockets::Tokio => tokio_server::serve(listener, connections, shape, ring),
+            }
         });
-        let load = self.load;
-        let client = thread::spawn(move || load::run(address, load));
+        let client = thread::spawn(move || {
+            place.place_client()?;
+            load::run(address, load)
+        });
         let outcome = client.join().expect("the client does not panic")?;
         let served = server.join().expect("the server does not panic")?;
-        Ok(Turn::new(&outcome, served))
+        Ok(Turn::new(&outcome, served, device.written() - written))
     }
 }
 
@@ -162,20 +226,23 @@ struct Turn {
     core_micros: f64,
     sync_micros: f64,
     client_share: f64,
+    device_share: f64,
 }
 
 impl Turn {
-    fn new(outcome: &Outcome, served: Served) -> Self {
+    fn new(outcome: &Outcome, served: Served, device_bytes: u64) -> Self {
         let quantile = |share| report::micros(outcome.latency.value_at_quantile(share));
         let receipts = outcome.receipts as f64;
+        let groups = if served.syncs == 0 { served.writes } else { served.syncs };
         Self {
             p50: quantile(0.5),
             p99: quantile(0.99),
             per_second: outcome.latency.len() as f64 / outcome.elapsed.as_secs_f64(),
-            group: receipts / served.syncs.max(1) as f64,
+            group: receipts / groups as f64,
             core_micros: served.core_cpu.as_secs_f64() * 1e6 / receipts,
             sync_micros: served.sync_cpu.as_secs_f64() * 1e6 / receipts,
             client_share: outcome.cpu.as_secs_f64() / outcome.lifetime.as_secs_f64(),
+            device_share: device_bytes as f64 / (receipts * BODY as f64),
         }
     }
 }
@@ -190,7 +257,7 @@ fn print_row(name: &str, number: usize, rounds: &[Vec<Turn>]) {
     };
     let best = rounds.iter().filter_map(|round| round.get(number)).map(|turn| turn.p50);
     report::line(format_args!(
-        "{name:22}{:9.1}{:9.1}{:9.1}{:8.1}{:8.2}{:8.2}{:7.2}{:7.1}{:8.2}{:8.2}{:7.0}%",
+        "{name:22}{:9.1}{:9.1}{:9.1}{:8.1}{:8.2}{:8.2}{:7.2}{:7.1}{:8.2}{:8.2}{:7.0}%{:8.1}",
         middle(|turn| turn.p50),
         middle(|turn| turn.p99),
         best.fold(f64::INFINITY, f64::min),
@@ -202,5 +269,6 @@ fn print_row(name: &str, number: usize, rounds: &[Vec<Turn>]) {
         middle(|turn| turn.core_micros),
         middle(|turn| turn.sync_micros),
         middle(|turn| turn.client_share) * 100.0,
+        middle(|turn| turn.device_share),
     ));
 }

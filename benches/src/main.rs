@@ -2,9 +2,11 @@
 
 mod bare_loop;
 mod clock;
+mod device;
 mod disk;
 mod layout;
 mod map_vs_write;
+mod place;
 mod probe;
 mod report;
 
@@ -50,10 +52,7 @@ fn main() -> io::Result<()> {
             Ok(())
         }
         Scenario::BareLoop(options) => bare_loop::run(&options),
-        Scenario::Layout(common) => {
-            layout::run(&common);
-            Ok(())
-        }
+        Scenario::Layout(common) => layout::run(&common),
         Scenario::MapVsWrite(common) => map_vs_write::run(&common),
     }
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
 
+use crate::place::Placement;
 use crate::{clock, disk, report};
 
 const BLOCK: usize = 4096;
@@ -21,17 +22,19 @@ const PING: usize = 64;
 pub(crate) struct Reading {
     pub(crate) sync_p50: u64,
     pub(crate) sync_p99: u64,
-    pub(crate) ping_p50: u64,
-    pub(crate) ping_p99: u64,
+    /// Both ends on one processor.
+    pub(crate) ping_together: u64,
+    /// Each end wakes the other processor.
+    pub(crate) ping_apart: u64,
 }
 
 impl fmt::Display for Reading {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [sync, sync_tail, ping, ping_tail] =
-            [self.sync_p50, self.sync_p99, self.ping_p50, self.ping_p99].map(report::micros);
+        let [sync, tail, together, apart] =
+            [self.sync_p50, self.sync_p99, self.ping_together, self.ping_apart].map(report::micros);
         write!(
             out,
-            "probe: 4 KiB sync {sync:.0}/{sync_tail:.0} us, ping-pong {ping:.1}/{ping_tail:.1} us"
+            "probe: 4 KiB sync {sync:.0}/{tail:.0} us, ping-pong {together:.1} us, apart {apart:.1} us"
         )
     }
 }
@@ -44,8 +47,8 @@ pub(crate) fn typical(readings: &[Reading]) -> Reading {
     Reading {
         sync_p50: middle(|reading| reading.sync_p50),
         sync_p99: middle(|reading| reading.sync_p99),
-        ping_p50: middle(|reading| reading.ping_p50),
-        ping_p99: middle(|reading| reading.ping_p99),
+        ping_together: middle(|reading| reading.ping_together),
+        ping_apart: middle(|reading| reading.ping_apart),
     }
 }
 
@@ -62,12 +65,11 @@ impl Probe {
 
     pub(crate) fn read(&self) -> io::Result<Reading> {
         let mut syncs = self.syncs()?;
-        let mut pings = ping_pong()?;
         Ok(Reading {
             sync_p50: report::percentile(&mut syncs, 0.5),
             sync_p99: report::percentile(&mut syncs, 0.99),
-            ping_p50: report::percentile(&mut pings, 0.5),
-            ping_p99: report::percentile(&mut pings, 0.99),
+            ping_together: report::percentile(&mut ping_pong(Placement::Together)?, 0.5),
+            ping_apart: report::percentile(&mut ping_pong(Placement::Apart)?, 0.5),
         })
     }
 
@@ -84,26 +86,31 @@ impl Probe {
     }
 }
 
-fn ping_pong() -> io::Result<Vec<u64>> {
+fn ping_pong(placement: Placement) -> io::Result<Vec<u64>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut client = TcpStream::connect(listener.local_addr()?)?;
     let (mut server, _) = listener.accept()?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let echo = thread::spawn(move || {
+        placement.place_server()?;
         let mut ping = [0; PING];
         while server.read_exact(&mut ping).is_ok() && server.write_all(&ping).is_ok() {}
+        Ok(())
     });
-    let mut ping = [1; PING];
-    let round_trip = |_| {
-        let (result, nanos) = clock::timed(|| {
-            client.write_all(&ping)?;
-            client.read_exact(&mut ping)
-        });
-        result.map(|()| nanos)
-    };
-    let trips = (0..ROUND_TRIPS).map(round_trip).collect();
-    drop(client);
-    echo.join().expect("the echo thread only reads and writes");
-    trips
+    let trips = thread::spawn(move || {
+        placement.place_client()?;
+        let mut ping = [1; PING];
+        let round_trip = |_| {
+            let (result, nanos) = clock::timed(|| {
+                client.write_all(&ping)?;
+                client.read_exact(&mut ping)
+            });
+            result.map(|()| nanos)
+        };
+        (0..ROUND_TRIPS).map(round_trip).collect()
+    });
+    let trips = trips.join().expect("the client only writes and reads");
+    let echoed: io::Result<()> = echo.join().expect("the echo thread only reads and writes");
+    echoed.and(trips)
 }

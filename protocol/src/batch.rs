@@ -8,9 +8,12 @@
 //!
 //! entry    40 B   body_len u32 | crc u32 | id 16 B | created_at u64 | flags u8 | priority u8
 //!                 key_len u16 | headers_len u32
-//!          then   due_at u64 if flag 2 | expires_at u64 if flag 4 | key | headers
+//!          then   due_at u64 if flag 2 | expires_at u64 if flag 4 | key if flag 1 | headers
 //! headers         count u16, then each: name_len u16 | value_len u32 | name | value
 //! ```
+//!
+//! A message has one encoding: no flag for a time of zero, no key bytes without the key flag, no
+//! header bytes without headers.
 //!
 //! `header_crc` is the CRC-32 of the header with that field zero, followed by the index.
 //! A message's `crc` is the CRC-32 of its entry with that field left out, followed by its body.

@@ -7,12 +7,22 @@
 
 pub mod batch;
 pub mod codec;
+pub mod frame;
 pub mod limits;
+pub mod message;
+pub mod settings;
+pub mod tail;
+pub mod wire;
 
+mod error;
 mod ids;
+mod name;
 
 pub use codec::DecodeError;
+pub use error::{ErrorCode, Outcome};
 pub use ids::{
     Attempt, ConsumerId, CorrelationId, Fence, LogIndex, MessageId, Offset, PartitionId,
     ProducerEpoch, ProducerId, Sequence, StartEpoch, SubscriptionId, Timestamp, TopicId,
 };
+pub use message::{Reply, Request};
+pub use name::{InvalidName, Name};

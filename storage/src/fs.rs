@@ -6,6 +6,13 @@
 //! Names are chosen by this crate and contain no separators, except for the
 //! folder `orphan/` into which files are moved that nobody understands.
 
+mod mmap;
+
+pub mod dice;
+pub mod faults;
+pub mod real;
+pub mod sim;
+
 use bytes::Bytes;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};

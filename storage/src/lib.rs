@@ -4,4 +4,28 @@
 //! the caller understands. The bytes on disk are described in
 //! `docs/STORAGE_FORMAT.md`.
 
+mod bugs;
+
+pub mod checkpoint;
+pub mod checkpointer;
+pub mod fold;
+pub mod frame;
 pub mod fs;
+pub mod index;
+pub mod inspect;
+pub mod journal;
+pub mod manifest;
+pub mod names;
+pub mod options;
+pub mod reader;
+pub mod recover;
+pub mod run;
+pub mod segment;
+pub mod shared;
+pub mod space;
+pub mod spare;
+pub mod store;
+
+pub use fold::Fold;
+pub use options::Options;
+pub use store::Store;

@@ -32,7 +32,7 @@ pub(crate) fn serve(
     let synced = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let syncer = match shape.sync {
         Sync::Never | Sync::Inline => None,
-        Sync::HandOver | Sync::Adaptive => {
+        Sync::HandOver | Sync::Adaptive(_) => {
             let data = epoll::EventData::new_u64(SYNCED);
             epoll::add(&poll, &*synced, data, epoll::EventFlags::IN)?;
             let signal = Arc::clone(&synced);

@@ -28,6 +28,10 @@ impl Group {
         self.waiting.push((connection, id));
     }
 
+    pub(crate) const fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

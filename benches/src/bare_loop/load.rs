@@ -19,6 +19,8 @@ pub(crate) struct Load {
     pub(crate) connections: usize,
     /// Requests in flight per connection.
     pub(crate) window: usize,
+    /// Wait in `read` and not in epoll; for one connection.
+    pub(crate) blocking: bool,
     pub(crate) warm_up: Duration,
     pub(crate) measured: Duration,
 }
@@ -31,7 +33,7 @@ pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
     /// Receipts of the whole run, warm-up and all.
     pub(crate) receipts: u64,
-    /// Processor time of the whole run.
+    /// Processor time from the first request to the last receipt.
     pub(crate) cpu: Duration,
     pub(crate) lifetime: Duration,
 }
@@ -39,21 +41,21 @@ pub(crate) struct Outcome {
 pub(crate) fn run(to: SocketAddr, load: Load) -> io::Result<Outcome> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut peers = (0..load.connections)
-        .map(|number| Peer::connect(to, &poll, number, load.window))
+        .map(|number| Peer::connect(to, &poll, number, load))
         .collect::<io::Result<Vec<_>>>()?;
+    let cpu_before = clock::thread_cpu();
     let start = clock::now();
     let from = start + load.warm_up;
     let mut phase = Phase { from, until: from + load.measured, latency: histogram(), receipts: 0 };
     for peer in &mut peers {
         peer.send(load.window, start)?;
     }
+    let mut events = Vec::with_capacity(load.connections);
     let mut ready = Vec::with_capacity(load.connections);
     let mut now = start;
     while now < phase.until || peers.iter().any(|peer| !peer.sent_at.is_empty()) {
-        ready.clear();
-        epoll::wait(&poll, spare_capacity(&mut ready), None)?;
-        for event in &ready {
-            let number = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
+        wait(&poll, load.blocking, &mut events, &mut ready)?;
+        for number in ready.drain(..) {
             let Some(peer) = peers.get_mut(number) else { continue };
             let answered = peer.receive(&mut phase)?;
             now = clock::now();
@@ -64,13 +66,31 @@ pub(crate) fn run(to: SocketAddr, load: Load) -> io::Result<Outcome> {
         latency: phase.latency,
         elapsed: load.measured,
         receipts: phase.receipts,
-        cpu: clock::thread_cpu(),
+        cpu: clock::thread_cpu() - cpu_before,
         lifetime: start.elapsed(),
     })
 }
 
-pub(crate) fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("three digits are allowed")
+/// Which peers may have something to read.
+fn wait(
+    poll: &OwnedFd,
+    blocking: bool,
+    events: &mut Vec<epoll::Event>,
+    ready: &mut Vec<usize>,
+) -> io::Result<()> {
+    if blocking {
+        ready.push(0);
+        return Ok(());
+    }
+    events.clear();
+    epoll::wait(poll, spare_capacity(events), None)?;
+    ready.extend(events.iter().filter_map(|event| usize::try_from(event.data.u64()).ok()));
+    Ok(())
+}
+
+fn histogram() -> Histogram<u64> {
+    const MINUTE: u64 = 60_000_000_000;
+    Histogram::new_with_max(MINUTE, 3).expect("three digits are allowed")
 }
 
 struct Phase {
@@ -99,18 +119,18 @@ struct Peer {
 }
 
 impl Peer {
-    fn connect(to: SocketAddr, poll: &OwnedFd, number: usize, window: usize) -> io::Result<Self> {
+    fn connect(to: SocketAddr, poll: &OwnedFd, number: usize, load: Load) -> io::Result<Self> {
         let stream = TcpStream::connect(to)?;
         stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
+        stream.set_nonblocking(!load.blocking)?;
         let data = epoll::EventData::new_u64(number as u64);
         epoll::add(poll, &stream, data, epoll::EventFlags::IN)?;
         Ok(Self {
             stream,
-            inbound: Inbound::new(RECEIPT * window),
+            inbound: Inbound::new(RECEIPT * load.window),
             outbound: Vec::new(),
             next_id: 0,
-            sent_at: VecDeque::with_capacity(window),
+            sent_at: VecDeque::with_capacity(load.window),
         })
     }
 

@@ -17,8 +17,9 @@ pub(crate) enum Sync {
     Inline,
     /// A second thread, always.
     HandOver,
-    /// The core when nothing else is readable, else the second thread.
-    Adaptive,
+    /// The second thread if something else is readable and the group has at least so many
+    /// bytes, else the core.
+    Adaptive(usize),
 }
 
 /// Who waits for the sockets.
@@ -41,7 +42,8 @@ pub(crate) struct Shape {
 /// What a server did in one run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Served {
-    pub(crate) groups: u64,
+    pub(crate) writes: u64,
+    /// None at all where replies follow the write.
     pub(crate) syncs: u64,
     pub(crate) core_cpu: Duration,
     pub(crate) sync_cpu: Duration,
@@ -55,6 +57,8 @@ pub(crate) struct Core {
     syncer: Option<Syncer>,
     durable: u64,
     inline_syncs: u64,
+    /// Bytes of the last group.
+    last_size: usize,
     /// Group, connection and request of every reply that is due.
     pending: VecDeque<(u64, usize, u64)>,
     outbound: Vec<Vec<u8>>,
@@ -69,6 +73,7 @@ impl Core {
             syncer,
             durable: 0,
             inline_syncs: 0,
+            last_size: 0,
             pending: VecDeque::new(),
             outbound: vec![Vec::new(); connections],
             dirty: Vec::new(),
@@ -82,47 +87,49 @@ impl Core {
         }
         let position = self.ring.written + 1;
         self.pending.extend(group.waiting.iter().map(|(to, id)| (position, *to, *id)));
+        self.last_size = group.size();
         self.ring.append(group)
     }
 
     /// Whether the choice between the two threads hangs on what else is readable.
     pub(crate) fn wants_to_know_what_waits(&self) -> bool {
-        self.sync == Sync::Adaptive
-            && self.durable < self.ring.written
+        matches!(self.sync, Sync::Adaptive(least) if self.last_size >= least)
             && self.syncer.as_ref().is_some_and(Syncer::is_idle)
+            && self.durable() < self.ring.written
+    }
+
+    fn durable(&self) -> u64 {
+        self.durable.max(self.syncer.as_ref().map_or(0, Syncer::durable))
     }
 
     /// Makes what is written durable, or has it made.
     pub(crate) fn settle(&mut self, something_waits: bool) -> io::Result<()> {
-        let Self { syncer, ring, .. } = self;
-        let inline = match (self.sync, syncer) {
-            (Sync::Never, _) => {
-                self.durable = ring.written;
+        let written = self.ring.written;
+        if self.durable() == written {
+            return Ok(());
+        }
+        match (self.sync, &mut self.syncer) {
+            (Sync::Never, _) => {}
+            (Sync::HandOver, Some(syncer)) => {
+                syncer.request(written);
                 return Ok(());
             }
-            (Sync::HandOver, Some(syncer)) => {
-                syncer.request(ring.written);
-                false
+            (Sync::Adaptive(_), Some(syncer)) if something_waits || !syncer.is_idle() => {
+                syncer.request(written);
+                return Ok(());
             }
-            (Sync::Adaptive, Some(syncer)) if something_waits || !syncer.is_idle() => {
-                syncer.request(ring.written);
-                false
+            (Sync::Inline | Sync::HandOver | Sync::Adaptive(_), _) => {
+                self.ring.sync()?;
+                self.inline_syncs += 1;
             }
-            (Sync::Inline | Sync::HandOver | Sync::Adaptive, _) => true,
-        };
-        if inline && self.durable < ring.written {
-            ring.sync()?;
-            self.durable = ring.written;
-            self.inline_syncs += 1;
         }
+        self.durable = written;
         Ok(())
     }
 
     /// Sends, one buffer per connection, every receipt whose group is safe.
     pub(crate) fn reply(&mut self, mut send: impl FnMut(usize, &[u8])) {
-        let synced = self.syncer.as_ref().map_or(0, Syncer::durable);
-        let safe = self.durable.max(synced);
-        self.durable = safe;
+        let safe = self.durable();
         while let Some((_, to, id)) = self.pending.pop_front_if(|(group, ..)| *group <= safe) {
             if let Some(buffer) = self.outbound.get_mut(to) {
                 if buffer.is_empty() {
@@ -142,7 +149,7 @@ impl Core {
     pub(crate) fn finish(self, core_cpu: Duration) -> Served {
         let Work { syncs, cpu } = self.syncer.map(Syncer::stop).unwrap_or_default();
         Served {
-            groups: self.ring.written,
+            writes: self.ring.written,
             syncs: syncs + self.inline_syncs,
             core_cpu,
             sync_cpu: cpu,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::clock;
+use crate::{clock, place};
 
 /// Called on the sync thread after each sync.
 pub(crate) type OnDurable = Box<dyn Fn() + Send>;
@@ -51,6 +51,7 @@ impl Syncer {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let thread = thread::spawn(move || {
+            place::roam().expect("a thread may run where its process may");
             theirs.sync_until_stopped(&file, &on_durable);
             clock::thread_cpu()
         });

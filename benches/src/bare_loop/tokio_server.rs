@@ -45,13 +45,13 @@ pub(crate) fn serve(
         }
         let syncer = match shape.sync {
             Sync::Never | Sync::Inline => None,
-            Sync::HandOver | Sync::Adaptive => {
+            Sync::HandOver | Sync::Adaptive(_) => {
                 let signal = Arc::clone(&inbox.changed);
                 Some(Syncer::start(ring.file(), Box::new(move || signal.notify_one())))
             }
         };
         let core = Core::new(shape.sync, ring, syncer, connections);
-        // A spawned task is woken by a push on the local queue; the future of `block_on` by a system call.
+        // A task of its own queues behind the readers that are ready, and so gathers from them all.
         task::spawn_local(run_core(core, inbox, writers, shape.spin)).await?
     })
 }

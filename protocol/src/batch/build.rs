@@ -34,6 +34,8 @@ impl BatchBuilder {
     pub fn push(&mut self, message: &Message) -> Result<(), DecodeError> {
         check(message)?;
         at_most("batch.count", self.count as usize + 1, limits::BATCH_MESSAGES_MAX as usize)?;
+        let len = self.len() + encoded_len(message);
+        at_most("batch.batch_len", len, limits::BATCH_BYTES_MAX as usize)?;
         let start = self.index.len();
         self.push_entry(message);
         let entry = self.index.get(start..).unwrap_or_default();

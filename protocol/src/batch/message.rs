@@ -90,15 +90,21 @@ impl<'a> Headers<'a> {
     ///
     /// # Errors
     ///
-    /// [`DecodeError`] if the count is missing or above the limit.
+    /// [`DecodeError`] if the count is missing, zero or above the limit.
     pub fn new(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut source = Source::new(bytes);
-        let left = if bytes.is_empty() { 0 } else { source.u16("headers.count")? };
+        if bytes.is_empty() {
+            return Ok(Self { source, left: 0 });
+        }
+        let left = source.u16("headers.count")?;
+        if left == 0 {
+            return Err(DecodeError::Invalid { field: "headers.count", found: 0 });
+        }
         if usize::from(left) > limits::HEADERS_MAX {
             return Err(DecodeError::TooLarge {
                 field: "headers.count",
                 found: u64::from(left),
-                limit: 64,
+                limit: limits::HEADERS_MAX as u64,
             });
         }
         Ok(Self { source, left })

@@ -76,6 +76,7 @@ impl<'a> BatchView<'a> {
             return Err(DecodeError::Invalid { field: "batch.reserved", found: 1 });
         }
         expect("batch.batch_len", batch_len as u64, bytes.len() as u64)?;
+        at_most("batch.batch_len", batch_len as u64, u64::from(limits::BATCH_BYTES_MAX))?;
         if count == 0 {
             return Err(DecodeError::Invalid { field: "batch.count", found: 0 });
         }
@@ -105,16 +106,21 @@ impl<'a> BatchView<'a> {
         expect("batch.bodies", body_bytes, self.bodies.len() as u64)
     }
 
-    /// Checks every message's checksum.
+    /// Checks every message's checksum, and that there are as many messages as the header says.
     ///
     /// # Errors
     ///
     /// The position within the batch of the first message that is damaged, and how.
     pub fn verify_bodies(&self) -> Result<(), (u32, DecodeError)> {
-        for (position, message) in (0_u32..).zip(self.messages()) {
+        let mut messages = self.messages();
+        for position in 0..self.count {
+            let message = messages.read().map_err(|error| (position, error))?;
+            let missing = DecodeError::Truncated { field: "batch.index" };
+            let message = message.ok_or((position, missing))?;
             message.verify().map_err(|error| (position, error))?;
         }
-        Ok(())
+        let left = messages.entries.remaining() + messages.bodies.remaining();
+        if left == 0 { Ok(()) } else { Err((self.count, DecodeError::Trailing { bytes: left })) }
     }
 
     /// How many messages there are; at least 1.
@@ -255,6 +261,9 @@ impl<'a> EntryRef<'a> {
         if flags & !FLAGS_KNOWN != 0 {
             return Err(DecodeError::Invalid { field: "entry.flags", found: u64::from(flags) });
         }
+        if flags & FLAG_KEY == 0 && key_len != 0 {
+            return Err(DecodeError::Invalid { field: "entry.key_len", found: key_len as u64 });
+        }
         let due_at = optional_time(source, flags & FLAG_DUE != 0, "entry.due_at")?;
         let expires_at = optional_time(source, flags & FLAG_EXPIRES != 0, "entry.expires_at")?;
         let key = source.bytes(key_len, "entry.key")?;
@@ -276,7 +285,12 @@ impl<'a> EntryRef<'a> {
         })
     }
 
-    fn check(&self) -> Result<(), DecodeError> {
+    /// Checks every field against its limit.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`], naming the first field that is wrong.
+    pub fn check(&self) -> Result<(), DecodeError> {
         at_most("entry.body_len", u64::from(self.body_len), u64::from(limits::MESSAGE_BYTES_MAX))?;
         at_most("entry.priority", u64::from(self.priority.0), u64::from(Priority::MAX.0))?;
         let key_len = self.key.map_or(0, <[u8]>::len);
@@ -357,7 +371,13 @@ fn optional_time(
     present: bool,
     field: &'static str,
 ) -> Result<Timestamp, DecodeError> {
-    if present { source.u64(field).map(Timestamp) } else { Ok(Timestamp::ZERO) }
+    if !present {
+        return Ok(Timestamp::ZERO);
+    }
+    match source.u64(field)? {
+        0 => Err(DecodeError::Invalid { field, found: 0 }),
+        at => Ok(Timestamp(at)),
+    }
 }
 
 fn expect(field: &'static str, found: u64, expected: u64) -> Result<(), DecodeError> {

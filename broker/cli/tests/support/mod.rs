@@ -1,0 +1,15 @@
+//! Real processes and real text, for the process tests.
+//!
+//! Nothing here sleeps: a test waits for a line, for an exit, or for a question to be answered
+//! differently. Whatever takes longer than [`PATIENCE`] fails with what the processes said.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod broker;
+pub mod command;
+pub mod corpus;
+
+use std::time::Duration;
+
+/// Longest wait for anything. Far above what a loaded machine needs.
+pub const PATIENCE: Duration = Duration::from_secs(120);

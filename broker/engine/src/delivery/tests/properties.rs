@@ -1,0 +1,1 @@
+//! The laws, under random histories.

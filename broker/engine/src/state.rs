@@ -1,0 +1,105 @@
+//! What must survive: everything here changes only by [`State::apply`].
+//!
+//! Recovery, checkpoint and live running share that one function, so whatever a live engine knows
+//! here is known after a restart. No clock and no position in a file is in it.
+
+mod apply;
+mod codec;
+mod handed;
+mod milestone;
+mod partition;
+mod producer;
+mod retained;
+mod subscription;
+mod topic;
+
+#[cfg(test)]
+mod tests;
+
+pub use apply::{ApplyError, Conflict};
+use handed::HandedRun;
+pub(crate) use partition::Partition;
+pub(crate) use producer::Producer;
+pub(crate) use subscription::{Failure, Rejection, Subscription};
+pub(crate) use topic::Topic;
+
+use posthouse_protocol::{
+    LogIndex, Name, PartitionId, ProducerId, StartEpoch, SubscriptionId, TopicId,
+};
+use std::collections::BTreeMap;
+
+/// The durable state of a shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// The frame applied last.
+    pub(crate) index: LogIndex,
+    /// Of the start that is running.
+    pub(crate) start_epoch: StartEpoch,
+    pub(crate) topics: BTreeMap<TopicId, Topic>,
+    pub(crate) topic_ids: BTreeMap<Name, TopicId>,
+    pub(crate) partitions: BTreeMap<PartitionId, Partition>,
+    pub(crate) subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    pub(crate) producers: BTreeMap<ProducerId, Producer>,
+    pub(crate) producer_ids: BTreeMap<Name, ProducerId>,
+    /// The highest ids ever given.
+    pub(crate) last_ids: LastIds,
+}
+
+posthouse_protocol::wire_struct! {
+    /// The highest id of each kind that was ever given; what is deleted is never named again.
+    pub struct LastIds {
+        /// Of a topic.
+        pub topic: TopicId,
+        /// Of a partition.
+        pub partition: PartitionId,
+        /// Of a subscription.
+        pub subscription: SubscriptionId,
+        /// Of a producer.
+        pub producer: ProducerId,
+    }
+}
+
+impl Default for LastIds {
+    fn default() -> Self {
+        Self {
+            topic: TopicId::ZERO,
+            partition: PartitionId::ZERO,
+            subscription: SubscriptionId::ZERO,
+            producer: ProducerId::ZERO,
+        }
+    }
+}
+
+impl State {
+    /// The frame applied last.
+    #[must_use]
+    pub const fn index(&self) -> LogIndex {
+        self.index
+    }
+
+    /// The start epoch that is running, or ran last.
+    #[must_use]
+    pub const fn start_epoch(&self) -> StartEpoch {
+        self.start_epoch
+    }
+
+    /// All partitions, ascending.
+    pub fn partitions(&self) -> impl Iterator<Item = PartitionId> {
+        self.partitions.keys().copied()
+    }
+
+    pub(crate) fn topic_named(&self, name: &Name) -> Option<&Topic> {
+        self.topics.get(self.topic_ids.get(name)?)
+    }
+
+    pub(crate) fn subscription_named(&self, topic: &Name, name: &Name) -> Option<&Subscription> {
+        let id = self.topic_named(topic)?.subscriptions.get(name)?;
+        self.subscriptions.get(id)
+    }
+
+    /// The subscriptions of a topic in the order of their names.
+    pub(crate) fn subscriptions_of(&self, topic: TopicId) -> impl Iterator<Item = &Subscription> {
+        let ids = self.topics.get(&topic).into_iter().flat_map(|topic| topic.subscriptions.values());
+        ids.filter_map(|id| self.subscriptions.get(id))
+    }
+}

@@ -1,0 +1,88 @@
+//! How far each partition may be seen.
+//!
+//! Readers of a synced topic see only what is committed, of a written topic only what is written.
+//! A partition with nothing on its way is not in the map: all of it may be seen. A publish costs
+//! one entry in a queue, whatever the number of topics.
+
+use crate::state::State;
+use posthouse_protocol::{LogIndex, Offset, PartitionId};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Publishes that are on their way to the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Visibility {
+    /// Those of synced topics.
+    uncommitted: VecDeque<Pending>,
+    /// Those of written topics.
+    unwritten: VecDeque<Pending>,
+    /// How far the partitions may be seen that do not show everything.
+    ends: BTreeMap<PartitionId, Offset>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    index: LogIndex,
+    partition: PartitionId,
+    end: Offset,
+}
+
+impl Visibility {
+    /// Notes that the frame `index` puts messages into `base..end`; with `written`, they may be
+    /// seen as soon as they are written.
+    pub(crate) fn published(
+        &mut self,
+        index: LogIndex,
+        partition: PartitionId,
+        (base, end): (Offset, Offset),
+        written: bool,
+    ) {
+        self.ends.entry(partition).or_insert(base);
+        let queue = if written { &mut self.unwritten } else { &mut self.uncommitted };
+        queue.push_back(Pending { index, partition, end });
+    }
+
+    /// Moves on to what is written and committed, and notes in `moved` the partitions that can be
+    /// seen further than before, each perhaps more than once.
+    pub(crate) fn advance(
+        &mut self,
+        state: &State,
+        (written, committed): (LogIndex, LogIndex),
+        moved: &mut Vec<PartitionId>,
+    ) {
+        let Self { uncommitted, unwritten, ends } = self;
+        for (queue, reached) in [(unwritten, written), (uncommitted, committed)] {
+            while let Some(pending) = queue.pop_front_if(|pending| pending.index <= reached) {
+                show(ends, state, pending, moved);
+            }
+        }
+    }
+
+    /// Forgets a partition; what is on its way there no longer matters.
+    pub(crate) fn deleted(&mut self, partition: PartitionId) {
+        self.ends.remove(&partition);
+    }
+
+    /// Everything below may be seen; `next` is the partition's end.
+    pub(crate) fn end(&self, partition: PartitionId, next: Offset) -> Offset {
+        self.ends.get(&partition).map_or(next, |end| *end)
+    }
+}
+
+fn show(
+    ends: &mut BTreeMap<PartitionId, Offset>,
+    state: &State,
+    pending: Pending,
+    moved: &mut Vec<PartitionId>,
+) {
+    let Some(end) = ends.get_mut(&pending.partition) else { return };
+    if *end < pending.end {
+        *end = pending.end;
+        if moved.last() != Some(&pending.partition) {
+            moved.push(pending.partition);
+        }
+    }
+    let next = state.partitions.get(&pending.partition).map(|partition| partition.next);
+    if next.is_none_or(|next| pending.end >= next) {
+        ends.remove(&pending.partition);
+    }
+}

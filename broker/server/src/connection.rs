@@ -1,0 +1,316 @@
+//! One connection: a reader task that turns bytes into inputs, and a writer task.
+//!
+//! The reader checks everything that can be checked without state (limits, checksums, who may
+//! speak when), so that the core sees well-formed requests only.
+
+use crate::inbox::Inbox;
+use crate::outbox::Connection;
+use bytes::{Buf, Bytes, BytesMut};
+use posthouse_engine::Input;
+use posthouse_protocol::batch::BatchView;
+use posthouse_protocol::frame::{self, Frame};
+use posthouse_protocol::message::{Goodbye, HELLO_MAGIC, Heartbeat, Refused, VERSION, Welcome};
+use posthouse_protocol::{
+    CorrelationId, DecodeError, ErrorCode, Reply, Request, StartEpoch, limits,
+};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// Room made for each read.
+const READ_BYTES: usize = 64 << 10;
+/// Slices given to one vectored write.
+const SLICES_MAX: usize = 64;
+
+/// What every connection is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Greeting {
+    pub(crate) start_epoch: StartEpoch,
+    pub(crate) message_bytes_max: u32,
+    pub(crate) batch_bytes_max: u32,
+    pub(crate) hello_within: Duration,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The peer closed it, or the broker asked for it.
+    Closed,
+    /// The peer said nothing for too long.
+    Silent,
+    /// The system's error.
+    Io(io::Error),
+    /// The peer broke the protocol.
+    Broke(ErrorCode, String),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed"),
+            Self::Silent => f.write_str("nothing received for too long"),
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Broke(code, text) => write!(f, "{code}: {text}"),
+        }
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<DecodeError> for Ended {
+    fn from(error: DecodeError) -> Self {
+        let code = match error {
+            DecodeError::TooLarge { .. } => ErrorCode::TooLarge,
+            DecodeError::Checksum { .. } => ErrorCode::Corrupt,
+            DecodeError::Truncated { .. }
+            | DecodeError::Trailing { .. }
+            | DecodeError::Invalid { .. }
+            | DecodeError::Text { .. } => ErrorCode::Malformed,
+        };
+        Self::Broke(code, error.to_string())
+    }
+}
+
+/// Reads until the connection ends; what it was told before stays in the inbox.
+pub(crate) async fn read_all(
+    mut stream: impl AsyncRead + Unpin,
+    connection: Rc<Connection>,
+    inbox: Rc<Inbox>,
+    greeting: Greeting,
+) -> Ended {
+    let mut received = BytesMut::with_capacity(READ_BYTES);
+    let ended = match greet(&mut stream, &mut received, &connection, greeting).await {
+        Ok(()) => serve(&mut stream, &mut received, &connection, &inbox, greeting).await,
+        Err(ended) => ended,
+    };
+    if let Ended::Broke(code, text) = &ended {
+        let goodbye = Goodbye { code: code.number(), text: text.clone() };
+        connection.send(CorrelationId::ZERO, &Reply::Goodbye(goodbye));
+    }
+    connection.close();
+    ended
+}
+
+async fn greet(
+    stream: &mut (impl AsyncRead + Unpin),
+    received: &mut BytesMut,
+    connection: &Connection,
+    greeting: Greeting,
+) -> Result<(), Ended> {
+    let first = next_frame(stream, received, limits::HELLO_FRAME_BYTES_MAX);
+    let frame = timeout(greeting.hello_within, first).await.map_err(|_| Ended::Silent)??;
+    let Request::Hello(hello) = Request::decode(frame.kind, &frame.head)? else {
+        let text = "the first frame must be a hello".to_owned();
+        return Err(Ended::Broke(ErrorCode::OutOfState, text));
+    };
+    if hello.magic != HELLO_MAGIC {
+        let text = "the first frame does not start like Posthouse's".to_owned();
+        return Err(Ended::Broke(ErrorCode::Malformed, text));
+    }
+    if !(hello.version_min..=hello.version_max).contains(&VERSION) {
+        let (min, max) = (hello.version_min, hello.version_max);
+        let text = format!("this broker speaks version {VERSION}, the client {min} to {max}");
+        return Err(Ended::Broke(ErrorCode::UnsupportedVersion, text));
+    }
+    tracing::debug!(connection = connection.id.0, client = ?hello.client, "welcome");
+    let welcome = Welcome {
+        version: VERSION,
+        features: 0,
+        broker: concat!("posthouse ", env!("CARGO_PKG_VERSION")).to_owned(),
+        start_epoch: greeting.start_epoch,
+        message_bytes_max: greeting.message_bytes_max,
+        batch_bytes_max: greeting.batch_bytes_max,
+        addresses: Vec::new(),
+    };
+    connection.send(frame.correlation, &Reply::Welcome(welcome));
+    Ok(())
+}
+
+async fn serve(
+    stream: &mut (impl AsyncRead + Unpin),
+    received: &mut BytesMut,
+    connection: &Connection,
+    inbox: &Inbox,
+    greeting: Greeting,
+) -> Ended {
+    let idle = Duration::from_secs(limits::IDLE_SECONDS_MAX);
+    loop {
+        while !connection.has_room() {
+            connection.room.notified().await;
+            if connection.is_closing() {
+                return Ended::Closed;
+            }
+        }
+        inbox.room().await;
+        let next = next_frame(stream, received, limits::FRAME_BYTES_MAX);
+        let frame = tokio::select! {
+            biased;
+            frame = timeout(idle, next) => match frame {
+                Ok(Ok(frame)) => frame,
+                Ok(Err(ended)) => return ended,
+                Err(_) => return Ended::Silent,
+            },
+            () = closing(connection) => return Ended::Closed,
+        };
+        if let Err(ended) = accept(frame, connection, inbox, greeting) {
+            return ended;
+        }
+        // Everything else that came with the same read goes into the same round.
+        loop {
+            match frame::decode(received, limits::FRAME_BYTES_MAX) {
+                Ok(Some(frame)) => {
+                    if let Err(ended) = accept(frame, connection, inbox, greeting) {
+                        return ended;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return error.into(),
+            }
+        }
+    }
+}
+
+async fn closing(connection: &Connection) {
+    while !connection.is_closing() {
+        connection.room.notified().await;
+    }
+}
+
+/// The next whole frame. Cancel-safe: what was received stays in `received`.
+async fn next_frame(
+    stream: &mut (impl AsyncRead + Unpin),
+    received: &mut BytesMut,
+    limit: u32,
+) -> Result<Frame, Ended> {
+    loop {
+        if let Some(frame) = frame::decode(received, limit)? {
+            return Ok(frame);
+        }
+        if received.capacity() - received.len() < READ_BYTES / 4 {
+            // Grows with the bytes received, never with the length announced.
+            received.reserve(READ_BYTES.max(received.len()));
+        }
+        if stream.read_buf(received).await? == 0 {
+            return Err(Ended::Closed);
+        }
+    }
+}
+
+/// Checks a frame and passes it on.
+fn accept(
+    frame: Frame,
+    connection: &Connection,
+    inbox: &Inbox,
+    greeting: Greeting,
+) -> Result<(), Ended> {
+    let bytes = frame::FRAME_HEADER_LEN + frame.head.len() + frame.tail.len();
+    let request = Request::decode(frame.kind, &frame.head)?;
+    if matches!(request, Request::Hello(_)) {
+        let text = "a second hello on one connection".to_owned();
+        return Err(Ended::Broke(ErrorCode::OutOfState, text));
+    }
+    if matches!(request, Request::Publish(_)) {
+        if let Err(error) = check_batch(&frame.tail, greeting.batch_bytes_max) {
+            refuse(connection, frame.correlation, error);
+            return Ok(());
+        }
+    } else if !frame.tail.is_empty() {
+        let text = format!("a frame of kind {} has no tail", frame.kind);
+        return Err(Ended::Broke(ErrorCode::Malformed, text));
+    }
+    if matches!(request, Request::Heartbeat(_)) {
+        return Ok(());
+    }
+    connection.asked(frame.correlation, bytes);
+    let input = Input::Request {
+        connection: connection.id,
+        correlation: frame.correlation,
+        request,
+        batch: frame.tail,
+    };
+    inbox.push(input, bytes);
+    Ok(())
+}
+
+fn check_batch(batch: &Bytes, limit: u32) -> Result<(), DecodeError> {
+    if batch.len() as u64 > u64::from(limit) {
+        let (found, limit) = (batch.len() as u64, u64::from(limit));
+        return Err(DecodeError::TooLarge { field: "batch", found, limit });
+    }
+    let view = BatchView::parse(batch)?;
+    view.verify_bodies().map_err(|(_, error)| error)
+}
+
+fn refuse(connection: &Connection, correlation: CorrelationId, error: DecodeError) {
+    let Ended::Broke(code, text) = Ended::from(error) else { return };
+    let refused = Refused {
+        code: code.number(),
+        retry_after_ms: 0,
+        text,
+        leader: String::new(),
+        leader_epoch: 0,
+    };
+    connection.send(correlation, &Reply::Refused(refused));
+}
+
+/// Sends until the connection ends and everything has been sent, with heartbeats in between.
+pub(crate) async fn write_all(
+    mut stream: impl AsyncWrite + Unpin,
+    connection: Rc<Connection>,
+) -> io::Result<()> {
+    let mut chunks = VecDeque::new();
+    let quiet = Duration::from_secs(limits::HEARTBEAT_SECONDS);
+    loop {
+        connection.take_unsent(&mut chunks);
+        if chunks.is_empty() {
+            if connection.is_closing() {
+                return stream.shutdown().await;
+            }
+            if timeout(quiet, connection.to_send.notified()).await.is_err() {
+                connection.send(CorrelationId::ZERO, &Reply::Heartbeat(Heartbeat {}));
+            }
+            continue;
+        }
+        while !chunks.is_empty() {
+            let stuck = Duration::from_secs(limits::IDLE_SECONDS_MAX);
+            let sent = timeout(stuck, write_some(&mut stream, &chunks)).await??;
+            drop_front(&mut chunks, sent);
+            connection.sent(sent);
+        }
+        stream.flush().await?;
+    }
+}
+
+async fn write_some(
+    stream: &mut (impl AsyncWrite + Unpin),
+    chunks: &VecDeque<Bytes>,
+) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let mut count = 0;
+    for (slice, chunk) in slices.iter_mut().zip(chunks) {
+        *slice = IoSlice::new(chunk);
+        count += 1;
+    }
+    let sent = stream.write_vectored(slices.get(..count).unwrap_or_default()).await?;
+    if sent == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(sent) }
+}
+
+fn drop_front(chunks: &mut VecDeque<Bytes>, mut sent: usize) {
+    while sent > 0 {
+        let Some(front) = chunks.front_mut() else { return };
+        if front.len() > sent {
+            front.advance(sent);
+            return;
+        }
+        sent -= front.len();
+        chunks.pop_front();
+    }
+}

@@ -1,0 +1,75 @@
+//! The client: one connection to a broker, kept up, and everything that is opened over it.
+
+use crate::admin::Admin;
+use crate::builder::ClientBuilder;
+use crate::consumer::OpenConsumer;
+use crate::core::Core;
+use crate::mailbox::CloseReport;
+use crate::publisher::OpenPublisher;
+use crate::reader::{OpenReader, Position};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A connection to a broker that is kept up: lost, it is made again, and what was under way goes on.
+///
+/// Cloning is cheap and gives another handle of the same connection. When all handles, publishers,
+/// consumers and readers are dropped without [`Client::close`], what was submitted is still sent, for
+/// up to the publish timeout, as long as the runtime lives.
+#[derive(Clone, Debug)]
+pub struct Client {
+    core: Arc<Core>,
+}
+
+impl Client {
+    pub(crate) const fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// Starts configuring a client.
+    #[must_use]
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// Opens a publisher: `client.publisher("orders").await?`.
+    ///
+    /// Open one and keep it; the broker remembers each for an hour.
+    pub fn publisher(&self, topic: impl Into<String>) -> OpenPublisher {
+        OpenPublisher::new(Arc::clone(&self.core), topic.into())
+    }
+
+    /// Opens a consumer of a queue subscription: `client.consumer("orders", "billing").await?`.
+    pub fn consumer(
+        &self,
+        topic: impl Into<String>,
+        subscription: impl Into<String>,
+    ) -> OpenConsumer {
+        OpenConsumer::new(Arc::clone(&self.core), topic.into(), subscription.into())
+    }
+
+    /// Opens a reader: `client.reader("orders", Position::Earliest).await?`.
+    ///
+    /// It looks at messages without consuming them. At the end it says so, unless it is told to
+    /// [follow](OpenReader::follow).
+    pub fn reader(&self, topic: impl Into<String>, from: Position) -> OpenReader {
+        OpenReader::new(Arc::clone(&self.core), topic.into(), from)
+    }
+
+    /// Topics and subscriptions: creating, describing, deleting.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(&self.core))
+    }
+
+    /// Ends the client for all its handles and says what was left undone.
+    ///
+    /// From the call on, nothing new is taken and consumers end. What was submitted is sent, what
+    /// was settled is confirmed, and deliveries that the application still holds may be settled,
+    /// until all is done or `within` has passed. Messages that were not taken go back to the broker
+    /// uncounted.
+    ///
+    /// Dropping this future does not stop the closing.
+    pub async fn close(&self, within: Duration) -> CloseReport {
+        self.core.close(within).await
+    }
+}

@@ -1,0 +1,99 @@
+//! What all handles of one client share. When the last one is gone, the driver is told.
+
+use crate::call::{Answer, Call, Repeat};
+use crate::error::RequestError;
+use crate::lock::lock;
+use crate::mailbox::{CloseReport, Mail, Mailbox};
+use crate::options::Options;
+use crate::publisher;
+use posthouse_protocol::{ConsumerId, Outcome, Request};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Most calls waiting for an answer at a time.
+const CALLS_MAX: usize = 1024;
+
+/// Shared by the client and all handles made from it.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) options: Options,
+    calls: Semaphore,
+    publishers_made: AtomicU64,
+    consumers_made: AtomicU32,
+    driver: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Core {
+    pub(crate) fn new(mailbox: Arc<Mailbox>, options: Options, driver: JoinHandle<()>) -> Self {
+        Self {
+            mailbox,
+            options,
+            calls: Semaphore::new(CALLS_MAX),
+            publishers_made: AtomicU64::new(0),
+            consumers_made: AtomicU32::new(0),
+            driver: Mutex::new(Some(driver)),
+        }
+    }
+
+    pub(crate) fn next_publisher(&self) -> publisher::Key {
+        publisher::Key(self.publishers_made.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn next_consumer(&self) -> ConsumerId {
+        ConsumerId(self.consumers_made.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Asks the broker and waits for its answer.
+    pub(crate) async fn call(
+        &self,
+        request: impl Into<Request>,
+        repeat: Repeat,
+    ) -> Result<Answer, RequestError> {
+        // Never closed, so acquiring cannot fail.
+        let _counted = self.calls.acquire().await;
+        let answer = self.start_call(request, repeat, self.options.operation_timeout);
+        answer.await.unwrap_or(Err(RequestError::Closed { outcome: Outcome::Unknown }))
+    }
+
+    /// Asks the broker; the caller bounds how many such calls it makes.
+    pub(crate) fn start_call(
+        &self,
+        request: impl Into<Request>,
+        repeat: Repeat,
+        timeout: Duration,
+    ) -> oneshot::Receiver<Result<Answer, RequestError>> {
+        let (answer, receiver) = oneshot::channel();
+        let deadline = Instant::now() + timeout;
+        let call = Call { request: request.into(), repeat, deadline, answer };
+        if let Err(Mail::Call(call)) = self.mailbox.post(Mail::Call(Box::new(call))) {
+            let closed = RequestError::Closed { outcome: Outcome::Definite };
+            let _ = call.answer.send(Err(closed));
+        }
+        receiver
+    }
+
+    pub(crate) async fn close(&self, within: Duration) -> CloseReport {
+        let (report, receiver) = oneshot::channel();
+        let deadline = Instant::now() + within;
+        // A driver that has ended already has left nothing behind that this call could report.
+        let _ = self.mailbox.post(Mail::Close { deadline, report });
+        let report = receiver.await.unwrap_or_default();
+        let driver = lock(&self.driver).take();
+        if let Some(driver) = driver {
+            // It ends right after its report; an error here is a panic that the runtime has shown.
+            let _ = driver.await;
+        }
+        report
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let _ = self.mailbox.post(Mail::Abandoned);
+    }
+}

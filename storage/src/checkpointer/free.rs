@@ -1,0 +1,239 @@
+//! Giving files back: steps 9 to 11 of the design.
+//!
+//! A file is touched only after both slots of the manifest name it as retired
+//! and nobody holds a slice of it. One file at a time: large deletions slow
+//! later syncs for seconds.
+
+use super::error::CheckpointError;
+use super::job::Dropped;
+use super::{Checkpointer, RETRY, Task};
+use crate::fold::Fold;
+use crate::fs::Map;
+use crate::manifest::Manifest;
+use crate::names::{FileId, FileKind, FileName};
+use crate::shared::Segment;
+use crate::spare::{self, SpareError};
+use posthouse_protocol::LogIndex;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Spare files kept besides the ready segments.
+const SPARES_MAX: usize = 2;
+
+/// Files on their way out.
+#[derive(Debug, Default)]
+pub(super) struct Free {
+    /// Named no more by the newest slot of the manifest, perhaps still by the other.
+    pub(super) dropped: Vec<Dropped>,
+    /// Named as retired by both slots.
+    retired: VecDeque<Retired>,
+    /// When a folded segment became history.
+    history_since: BTreeMap<FileId, Duration>,
+}
+
+#[derive(Debug)]
+struct Retired {
+    name: FileName,
+    /// Shared as long as somebody reads the file.
+    map: Option<Map>,
+    since: Duration,
+}
+
+impl Free {
+    /// Begins with what the manifest names as retired: perhaps only its newest slot does.
+    pub(super) fn new(manifest: &Manifest) -> Self {
+        let dropped = manifest.retired.iter().map(|name| Dropped { name: *name, run: None });
+        Self { dropped: dropped.collect(), ..Self::default() }
+    }
+
+    /// When the next retired file should be looked at again.
+    pub(super) fn next_deadline(&self, now: Duration) -> Option<Duration> {
+        (!self.retired.is_empty()).then(|| now.saturating_add(RETRY))
+    }
+}
+
+impl<F: Fold> Checkpointer<F> {
+    /// Makes a segment ready for the journal if one is wanted; says whether it did.
+    pub(super) fn make_ready(&mut self) -> Result<bool, CheckpointError> {
+        if self.shared.ready_count() >= self.shared.options.segments_ready {
+            return Ok(false);
+        }
+        self.task = Task::Ready;
+        spare::prepare(&self.shared).map_err(|error| match error {
+            SpareError::Manifest(source) => CheckpointError::Manifest(source),
+            SpareError::File { id, source } => {
+                let file = Some(FileName::new(FileKind::Segment, id));
+                CheckpointError::Io { file, source }
+            }
+        })
+    }
+
+    /// Names what is not needed any more as retired, in both slots; says whether there was anything.
+    pub(super) fn retire(&mut self, now: Duration) -> Result<bool, CheckpointError> {
+        self.task = Task::Choose;
+        let manifest = self.shared.manifest();
+        let segments = self.surplus_history(&manifest, now);
+        let dead = self.survey.dead();
+        if segments.is_empty() && dead.is_empty() && self.free.dropped.is_empty() {
+            return Ok(false);
+        }
+        self.task = Task::Retire;
+        let retired = self.take_out(&segments, &dead);
+        let names: Vec<FileName> = retired.iter().map(|file| file.name).collect();
+        let journal_first = segments.iter().filter_map(|segment| segment.end()).map(|end| end.last);
+        let journal_first = journal_first.max().map(LogIndex::next);
+        drop(segments);
+        self.shared.commit_both(|manifest| enter_retired(manifest, &names, journal_first))?;
+        self.free.dropped.clear();
+        let waiting =
+            retired.into_iter().map(|Retiring { name, map }| Retired { name, map, since: now });
+        self.free.retired.extend(waiting);
+        Ok(true)
+    }
+
+    /// Takes segments and runs out of the readers' view and gives everything to be retired.
+    fn take_out(&mut self, segments: &[Arc<Segment>], dead: &[FileId]) -> Vec<Retiring> {
+        let mut retiring: Vec<Retiring> = self.free.dropped.iter().map(Retiring::dropped).collect();
+        for run in self.runs.all().iter().filter(|run| dead.contains(&run.identity().id)) {
+            let name = FileName::new(FileKind::Run, run.identity().id);
+            retiring.push(Retiring { name, map: Some(run.map().clone()) });
+        }
+        for segment in segments {
+            let name = FileName::new(FileKind::Segment, segment.id);
+            retiring.push(Retiring { name, map: Some(segment.map.clone()) });
+            self.free.history_since.remove(&segment.id);
+        }
+        self.survey.forget(dead);
+        self.runs = crate::run::Runs::new(super::without(&self.runs, |run| {
+            dead.contains(&run.identity().id)
+        }));
+        let mut view = self.shared.change_view();
+        view.runs = Arc::new(self.runs.clone());
+        for segment in segments {
+            view.segments.remove(&segment.id);
+        }
+        retiring
+    }
+
+    /// Recycles or removes one retired file that nobody reads; says whether there was one.
+    pub(super) fn recycle(&mut self, now: Duration) -> Result<bool, CheckpointError> {
+        let patience = self.shared.options.recycle_patience;
+        let is_due = |file: &Retired| !file.is_read() || now.saturating_sub(file.since) >= patience;
+        let Some(number) = self.free.retired.iter().position(is_due) else {
+            return Ok(false);
+        };
+        self.task = Task::Recycle;
+        let Some(file) = self.free.retired.get(number) else {
+            return Ok(false);
+        };
+        let (name, is_read) = (file.name, file.is_read());
+        if is_read || !self.make_spare(name)? {
+            self.remove(name)?;
+        }
+        self.free.retired.remove(number);
+        Ok(true)
+    }
+
+    /// Makes a spare of the file if it has the common size and spares are wanted.
+    fn make_spare(&self, name: FileName) -> Result<bool, CheckpointError> {
+        let error = |source| CheckpointError::Io { file: Some(name), source };
+        if self.shared.manifest().spares.len() >= SPARES_MAX {
+            return Ok(false);
+        }
+        let size = match self.shared.fs.open(&name.to_string()).and_then(|file| file.size()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            size => size.map_err(error)?,
+        };
+        if size != self.shared.options.segment_bytes {
+            return Ok(false);
+        }
+        let id = self.shared.take_file_id();
+        let spare = FileName::new(FileKind::Spare, id);
+        self.shared.fs.rename(&name.to_string(), &spare.to_string()).map_err(error)?;
+        self.shared.fs.sync_dir().map_err(error)?;
+        self.shared.commit(|manifest| {
+            manifest.spares.push(id);
+            manifest.retired.retain(|retired| *retired != name);
+        })?;
+        Ok(true)
+    }
+
+    fn remove(&self, name: FileName) -> Result<(), CheckpointError> {
+        let error = |source| CheckpointError::Io { file: Some(name), source };
+        match self.shared.fs.remove(&name.to_string()) {
+            // A crash came between an earlier removal and its commit.
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.map_err(error)?,
+        }
+        self.shared.fs.sync_dir().map_err(error)?;
+        self.shared.commit(|manifest| manifest.retired.retain(|retired| *retired != name))?;
+        Ok(())
+    }
+
+    /// Segments that only history needs, oldest first: their frames are in both checkpoints.
+    pub(super) fn history(&mut self, manifest: &Manifest, now: Duration) -> Vec<Arc<Segment>> {
+        let older = manifest.checkpoints.iter().rev().nth(1);
+        let older = older.map_or(LogIndex::ZERO, |checkpoint| checkpoint.index);
+        let is_history =
+            |segment: &&Arc<Segment>| segment.end().is_some_and(|end| end.last <= older);
+        let history: Vec<Arc<Segment>> =
+            self.shared.view().segments.values().filter(is_history).cloned().collect();
+        for segment in &history {
+            self.free.history_since.entry(segment.id).or_insert(now);
+        }
+        history
+    }
+
+    /// History beyond what is to be kept; all of it when space is short.
+    fn surplus_history(&mut self, manifest: &Manifest, now: Duration) -> Vec<Arc<Segment>> {
+        let mut history = self.history(manifest, now);
+        let options = &self.shared.options;
+        let is_short = self.is_short();
+        let mut kept_bytes: u64 = history.iter().map(|segment| segment.size).sum();
+        let surplus = history.iter().take_while(|segment| {
+            let since = self.free.history_since.get(&segment.id).copied().unwrap_or(now);
+            let is_old = now.saturating_sub(since) >= options.journal_keep_age;
+            let is_surplus = is_short || is_old || kept_bytes > options.journal_keep_bytes;
+            kept_bytes = kept_bytes.saturating_sub(segment.size);
+            is_surplus
+        });
+        let count = surplus.count();
+        history.truncate(count);
+        history
+    }
+}
+
+/// A file about to be retired.
+struct Retiring {
+    name: FileName,
+    map: Option<Map>,
+}
+
+impl Retiring {
+    fn dropped(dropped: &Dropped) -> Self {
+        Self { name: dropped.name, map: dropped.run.as_ref().map(|run| run.map().clone()) }
+    }
+}
+
+impl Retired {
+    fn is_read(&self) -> bool {
+        self.map.as_ref().is_some_and(Map::is_shared)
+    }
+}
+
+fn enter_retired(manifest: &mut Manifest, names: &[FileName], journal_first: Option<LogIndex>) {
+    let is_named = |kind, id| names.contains(&FileName::new(kind, id));
+    manifest.journal.retain(|entry| !is_named(FileKind::Segment, entry.id));
+    manifest.runs.retain(|entry| !is_named(FileKind::Run, entry.id));
+    manifest.checkpoints.retain(|entry| !is_named(FileKind::Checkpoint, entry.id));
+    for name in names {
+        if !manifest.retired.contains(name) {
+            manifest.retired.push(*name);
+        }
+    }
+    if let Some(first) = journal_first {
+        manifest.journal_first = manifest.journal_first.max(first);
+    }
+}

@@ -1,0 +1,275 @@
+//! One fold or compaction from its batches to the swap of the view: steps 4 to 8 of the design.
+
+use super::error::CheckpointError;
+use super::fold::Folded;
+use super::rewrite::{self, Rewrite};
+use super::{DamagedBatch, Task, without};
+use crate::checkpoint::{Checkpoint, Identity};
+use crate::fold::Fold;
+use crate::fs::File;
+use crate::manifest::{CheckpointEntry, Manifest};
+use crate::names::{FileId, FileKind, FileName};
+use crate::run::{Run, Runs};
+use crate::shared::Shared;
+use std::sync::Arc;
+
+/// New files in the making, and what to do with them.
+#[derive(Debug)]
+pub(super) struct Job {
+    purpose: Purpose,
+    phase: Phase,
+    rewrite: Rewrite,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    /// Everything up to `last` is folded.
+    Fold { last: FileId, saved: Option<Saved> },
+    /// The new runs stand for these.
+    Compact { replaced: Vec<FileId> },
+}
+
+/// A checkpoint that was written and is not yet part of the store.
+#[derive(Debug)]
+struct Saved {
+    entry: CheckpointEntry,
+    file: Arc<dyn File>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Save,
+    Copy,
+    Seal,
+    Name,
+    Verify,
+    Commit(Vec<Arc<Run>>),
+    Swap { new: Vec<Arc<Run>>, dropped: Vec<FileName> },
+}
+
+/// What a finished job leaves.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// All runs of the store.
+    pub(super) runs: Runs,
+    /// Files that the manifest names no more.
+    pub(super) dropped: Vec<Dropped>,
+    pub(super) damaged: Vec<DamagedBatch>,
+}
+
+/// A file that the newest slot of the manifest names no more; the other one still may.
+#[derive(Clone, Debug)]
+pub(super) struct Dropped {
+    pub(super) name: FileName,
+    pub(super) run: Option<Arc<Run>>,
+}
+
+impl Job {
+    pub(super) const fn fold(rewrite: Rewrite, last: FileId) -> Self {
+        Self { purpose: Purpose::Fold { last, saved: None }, phase: Phase::Save, rewrite }
+    }
+
+    pub(super) const fn compact(rewrite: Rewrite, replaced: Vec<FileId>) -> Self {
+        Self { purpose: Purpose::Compact { replaced }, phase: Phase::Copy, rewrite }
+    }
+
+    pub(super) const fn task(&self) -> Task {
+        match self.phase {
+            Phase::Save => Task::Save,
+            Phase::Copy => Task::Copy,
+            Phase::Seal => Task::Seal,
+            Phase::Name => Task::Name,
+            Phase::Verify => Task::Verify,
+            Phase::Commit(_) => Task::Commit,
+            Phase::Swap { .. } => Task::Swap,
+        }
+    }
+
+    /// Does one bounded piece; gives what is left behind once all is done.
+    pub(super) fn advance<F: Fold>(
+        &mut self,
+        shared: &Shared,
+        folded: &Folded<F>,
+        runs: &Runs,
+    ) -> Result<Option<Done>, CheckpointError> {
+        match &mut self.phase {
+            Phase::Save => {
+                self.save(shared, folded)?;
+                self.phase = Phase::Copy;
+            }
+            Phase::Copy => {
+                if self.rewrite.copy(shared)? {
+                    self.phase = Phase::Seal;
+                }
+            }
+            Phase::Seal => {
+                if self.rewrite.seal()? {
+                    self.phase = Phase::Name;
+                }
+            }
+            Phase::Name => {
+                self.name(shared)?;
+                self.phase = Phase::Verify;
+            }
+            Phase::Verify => {
+                if self.rewrite.verify()? {
+                    self.verify_checkpoint(shared)?;
+                    self.phase = Phase::Commit(self.rewrite.open()?);
+                }
+            }
+            Phase::Commit(new) => {
+                let new = std::mem::take(new);
+                let dropped = self.commit(shared, &new)?;
+                self.phase = Phase::Swap { new, dropped };
+            }
+            Phase::Swap { new, dropped } => {
+                let (new, dropped) = (std::mem::take(new), std::mem::take(dropped));
+                return Ok(Some(self.swap(shared, runs, new, &dropped)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn save<F: Fold>(
+        &mut self,
+        shared: &Shared,
+        folded: &Folded<F>,
+    ) -> Result<(), CheckpointError> {
+        let Purpose::Fold { saved, .. } = &mut self.purpose else {
+            return Ok(());
+        };
+        let id = shared.take_file_id();
+        let name = FileName::new(FileKind::Checkpoint, id);
+        let salt = shared.fresh_salt(id);
+        let Folded { state, index, term, time } = folded;
+        let mut bytes = Vec::new();
+        state.encode(&mut bytes);
+        let checkpoint = Checkpoint { index: *index, term: *term, time: *time, state: bytes };
+        let file = rewrite::create(shared, name)?;
+        // Entered before it is written, so that giving up removes it.
+        let entry = CheckpointEntry { id, salt, index: *index, bytes: 0 };
+        let saved = saved.insert(Saved { entry, file: Arc::clone(&file) });
+        let identity = Identity { store: shared.store, id, salt };
+        saved.entry.bytes = checkpoint
+            .write(&*file, &identity)
+            .map_err(|source| CheckpointError::Io { file: Some(name), source })?;
+        Ok(())
+    }
+
+    fn name(&self, shared: &Shared) -> Result<(), CheckpointError> {
+        if let Some(saved) = self.saved() {
+            rewrite::rename(shared, saved.name())?;
+        }
+        self.rewrite.name(shared)?;
+        shared.fs.sync_dir().map_err(|source| CheckpointError::Io { file: None, source })
+    }
+
+    fn verify_checkpoint(&self, shared: &Shared) -> Result<(), CheckpointError> {
+        let Some(Saved { entry, file }) = self.saved() else {
+            return Ok(());
+        };
+        let CheckpointEntry { id, salt, .. } = *entry;
+        let io_error = |source| CheckpointError::Io {
+            file: Some(FileName::new(FileKind::Checkpoint, id)),
+            source,
+        };
+        file.drop_cache().map_err(io_error)?;
+        let identity = Identity { store: shared.store, id, salt };
+        let read = Checkpoint::read(&**file, &identity);
+        read.map(|_| ()).map_err(|source| CheckpointError::Checkpoint { id, source })
+    }
+
+    /// Commit B; gives the files that the manifest named until now and names no more.
+    fn commit(&self, shared: &Shared, new: &[Arc<Run>]) -> Result<Vec<FileName>, CheckpointError> {
+        let dropped = shared.commit(|manifest| match &self.purpose {
+            Purpose::Fold { saved, .. } => {
+                manifest.runs.extend(new.iter().map(|run| rewrite::entry(run)));
+                saved
+                    .as_ref()
+                    .map_or_else(Vec::new, |saved| enter_checkpoint(manifest, saved.entry))
+            }
+            Purpose::Compact { replaced } => {
+                enter_compaction(manifest, replaced, new);
+                replaced.iter().map(|id| FileName::new(FileKind::Run, *id)).collect()
+            }
+        })?;
+        Ok(dropped)
+    }
+
+    /// Shows readers the new files, in one step.
+    fn swap(
+        &mut self,
+        shared: &Shared,
+        runs: &Runs,
+        new: Vec<Arc<Run>>,
+        dropped: &[FileName],
+    ) -> Done {
+        let is_dropped =
+            |run: &Run| dropped.contains(&FileName::new(FileKind::Run, run.identity().id));
+        let mut all = without(runs, is_dropped);
+        all.extend(new);
+        let open = |name: FileName| {
+            let mut runs = runs.all().iter();
+            let run = runs.find(|run| name == FileName::new(FileKind::Run, run.identity().id));
+            Dropped { name, run: run.cloned() }
+        };
+        let dropped = dropped.iter().copied().map(open).collect();
+        let runs = Runs::new(all);
+        {
+            let mut view = shared.change_view();
+            view.runs = Arc::new(runs.clone());
+            if let Purpose::Fold { last, .. } = self.purpose {
+                view.unfolded.forget_upto(last);
+            }
+        }
+        Done { runs, dropped, damaged: std::mem::take(&mut self.rewrite.damaged) }
+    }
+
+    fn saved(&self) -> Option<&Saved> {
+        match &self.purpose {
+            Purpose::Fold { saved, .. } => saved.as_ref(),
+            Purpose::Compact { .. } => None,
+        }
+    }
+
+    /// The names of everything made or begun.
+    pub(super) fn leftovers(&self) -> Vec<FileName> {
+        let checkpoint = self.saved().map(Saved::name);
+        let checkpoint = checkpoint.into_iter().flat_map(|name| [name, name.temporary()]);
+        checkpoint.chain(self.rewrite.leftovers()).collect()
+    }
+
+    /// Goes back to the beginning; false if the job is simply dropped, because nothing waits for it.
+    pub(super) fn restart(&mut self) -> bool {
+        match &mut self.purpose {
+            Purpose::Fold { saved, .. } => {
+                *saved = None;
+                self.phase = Phase::Save;
+                self.rewrite.restart();
+                true
+            }
+            Purpose::Compact { .. } => false,
+        }
+    }
+}
+
+impl Saved {
+    const fn name(&self) -> FileName {
+        FileName::new(FileKind::Checkpoint, self.entry.id)
+    }
+}
+
+fn enter_checkpoint(manifest: &mut Manifest, entry: CheckpointEntry) -> Vec<FileName> {
+    manifest.checkpoints.push(entry);
+    let surplus = manifest.checkpoints.len().saturating_sub(2);
+    let dropped = manifest.checkpoints.drain(..surplus);
+    dropped.map(|entry| FileName::new(FileKind::Checkpoint, entry.id)).collect()
+}
+
+fn enter_compaction(manifest: &mut Manifest, replaced: &[FileId], new: &[Arc<Run>]) {
+    let place = manifest.runs.iter().position(|entry| replaced.contains(&entry.id));
+    manifest.runs.retain(|entry| !replaced.contains(&entry.id));
+    let place = place.unwrap_or_default().min(manifest.runs.len());
+    let entries: Vec<_> = new.iter().map(|run| rewrite::entry(run)).collect();
+    manifest.runs.splice(place..place, entries);
+}

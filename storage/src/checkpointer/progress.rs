@@ -1,0 +1,86 @@
+//! Figures that the checkpointer publishes for the space budget.
+
+use super::Checkpointer;
+use crate::fold::Fold;
+use crate::shared::{Segment, Shared};
+use crate::space::Space;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How far folding is. Read by other threads without a lock; the values need not fit each other.
+#[derive(Debug, Default)]
+pub struct Progress {
+    folded_bytes: AtomicU64,
+    checkpoint_bytes: AtomicU64,
+    history_bytes: AtomicU64,
+    spare_bytes: AtomicU64,
+}
+
+impl Progress {
+    /// Where in the journal, in bytes since the store was opened, the newest checkpoint stands.
+    #[must_use]
+    pub fn folded_bytes(&self) -> u64 {
+        self.folded_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Size of the newest checkpoint.
+    #[must_use]
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.checkpoint_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The store's room now.
+    ///
+    /// # Errors
+    ///
+    /// The file system cannot say how much is free.
+    pub fn space(&self, shared: &Shared) -> io::Result<Space> {
+        let options = &shared.options;
+        let ready = shared.ready_count() as u64;
+        let spares = self.spare_bytes.load(Ordering::Relaxed);
+        Ok(Space {
+            free_bytes: shared.fs.free_bytes()?,
+            ready_bytes: ready.saturating_mul(options.segment_bytes).saturating_add(spares),
+            unfolded_bytes: shared.written_bytes().saturating_sub(self.folded_bytes()),
+            unfolded_bytes_max: options.unfolded_bytes_max,
+            index_bytes: shared.view().unfolded.bytes(),
+            index_bytes_max: options.index_bytes_max,
+            segment_bytes: options.segment_bytes,
+            checkpoint_bytes: self.checkpoint_bytes(),
+            history_bytes: self.history_bytes.load(Ordering::Relaxed),
+        })
+    }
+}
+
+impl<F: Fold> Checkpointer<F> {
+    pub(super) fn publish_progress(&mut self, now: Duration) {
+        let manifest = self.shared.manifest();
+        let segment_bytes = self.shared.options.segment_bytes;
+        let checkpoint = manifest.checkpoints.last();
+        let folded = checkpoint.map_or_else(Default::default, |checkpoint| checkpoint.index);
+        let bytes = checkpoint.map_or(0, |checkpoint| checkpoint.bytes);
+        let history = self.history(&manifest, now);
+        let history_bytes = history.iter().map(|segment| segment.size).sum();
+        let spares = (manifest.spares.len() as u64).saturating_mul(segment_bytes);
+        self.progress.checkpoint_bytes.store(bytes, Ordering::Relaxed);
+        self.progress.history_bytes.store(history_bytes, Ordering::Relaxed);
+        self.progress.spare_bytes.store(spares, Ordering::Relaxed);
+        let folded_bytes = {
+            let view = self.shared.view();
+            let mut unfolded = view.segments.values().filter(|segment| is_after(segment, folded));
+            unfolded.find_map(|segment| segment.start()).map(|start| start.bytes_before)
+        };
+        let folded_bytes = folded_bytes.unwrap_or_else(|| self.shared.written_bytes());
+        self.progress.folded_bytes.store(folded_bytes, Ordering::Relaxed);
+    }
+
+    /// Whether history must go because space is short.
+    pub(super) fn is_short(&self) -> bool {
+        self.progress.space(&self.shared).is_ok_and(|space| space.is_short())
+    }
+}
+
+fn is_after(segment: &Segment, folded: posthouse_protocol::LogIndex) -> bool {
+    segment.end().is_none_or(|end| end.last > folded)
+}

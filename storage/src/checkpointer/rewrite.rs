@@ -1,0 +1,325 @@
+//! Copying batches into new runs: whole batches, same bytes, each checked on the way.
+//!
+//! Used by folds and by compactions. Until the caller commits the manifest,
+//! the files made here are part of nothing, and a crash wastes only work.
+
+use super::error::CheckpointError;
+use crate::fs::File;
+use crate::manifest::RunEntry;
+use crate::names::{FileKind, FileName};
+use crate::run::{Copied, Header, Identity, Run, Verification, Writer};
+use crate::shared::Shared;
+use bytes::Bytes;
+use posthouse_protocol::batch::BatchView;
+use posthouse_protocol::{LogIndex, Offset, PartitionId};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Most bytes copied, or read back, in one step.
+const STEP_BYTES: u64 = 4 << 20;
+/// A partition with at least this part of a segment gets a file of its own: 4 MiB of 64.
+const OWN_FILE_PART: u64 = 16;
+
+/// A batch to be copied: what its table or index says, and where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) partition: PartitionId,
+    pub(super) count: u32,
+    pub(super) base: Offset,
+    pub(super) position: u64,
+    pub(super) len: u32,
+    pub(super) crc: u32,
+    /// Which of the sources holds it.
+    pub(super) source: u32,
+}
+
+/// A batch that was damaged when it was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DamagedBatch {
+    /// Its partition.
+    pub partition: PartitionId,
+    /// Its first offset.
+    pub base: Offset,
+    /// How many messages it holds.
+    pub count: u32,
+    /// Whether header or index are damaged, so that nothing of it can be read; else it was copied
+    /// as it is and the messages concerned fail their own checksums.
+    pub is_lost: bool,
+}
+
+/// New runs in the making.
+#[derive(Debug)]
+pub(super) struct Rewrite {
+    after: LogIndex,
+    through: LogIndex,
+    /// Files that batches are copied from, as slices of their maps.
+    sources: Vec<Bytes>,
+    /// By partition and base; only what is needed.
+    batches: Vec<Found>,
+    next: usize,
+    present: Option<Present>,
+    own: Option<Making>,
+    mixed: Option<Making>,
+    full: VecDeque<Making>,
+    made: Vec<Made>,
+    verifying: Option<(usize, Verification)>,
+    pub(super) damaged: Vec<DamagedBatch>,
+}
+
+/// The partition being copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Present {
+    partition: PartitionId,
+    has_own_file: bool,
+}
+
+#[derive(Debug)]
+struct Making {
+    name: FileName,
+    file: Arc<dyn File>,
+    writer: Writer,
+}
+
+#[derive(Debug)]
+struct Made {
+    name: FileName,
+    file: Arc<dyn File>,
+    header: Header,
+}
+
+impl Rewrite {
+    /// Copies `batches`, sorted and all needed, out of `sources`.
+    pub(super) fn new(
+        after: LogIndex,
+        through: LogIndex,
+        sources: Vec<Bytes>,
+        batches: Vec<Found>,
+    ) -> Self {
+        debug_assert!(batches.is_sorted_by_key(|batch| (batch.partition, batch.base)));
+        Self {
+            after,
+            through,
+            sources,
+            batches,
+            next: 0,
+            present: None,
+            own: None,
+            mixed: None,
+            full: VecDeque::new(),
+            made: Vec::new(),
+            verifying: None,
+            damaged: Vec::new(),
+        }
+    }
+
+    /// Copies a few MiB; true once everything is copied.
+    pub(super) fn copy(&mut self, shared: &Shared) -> Result<bool, CheckpointError> {
+        let mut copied = 0;
+        while copied < STEP_BYTES {
+            let Some(found) = self.batches.get(self.next).copied() else {
+                return Ok(true);
+            };
+            copied += u64::from(found.len);
+            self.copy_one(shared, &found)?;
+            self.next += 1;
+        }
+        Ok(false)
+    }
+
+    /// Whether the batch goes to a file of its partition's own; decided when its first one comes.
+    fn enter(&mut self, shared: &Shared, partition: PartitionId) -> bool {
+        if let Some(present) = self.present.filter(|present| present.partition == partition) {
+            return present.has_own_file;
+        }
+        let rest = self.batches.get(self.next..).unwrap_or_default();
+        let same = rest.iter().take_while(|batch| batch.partition == partition);
+        let mut bytes = 0;
+        let has_own_file = same.map(|batch| u64::from(batch.len)).any(|len| {
+            bytes += len;
+            bytes >= own_file_bytes(shared)
+        });
+        self.full.extend(self.own.take());
+        self.present = Some(Present { partition, has_own_file });
+        has_own_file
+    }
+
+    fn copy_one(&mut self, shared: &Shared, found: &Found) -> Result<(), CheckpointError> {
+        let slot =
+            if self.enter(shared, found.partition) { &mut self.own } else { &mut self.mixed };
+        let limit = shared.options.segment_bytes;
+        let is_full = |making: &Making| making.writer.len() + u64::from(found.len) > limit;
+        if slot.as_ref().is_some_and(is_full) {
+            self.full.extend(slot.take());
+        }
+        let making = match slot {
+            Some(making) => making,
+            None => slot.insert(Making::start(shared, self.after, self.through)?),
+        };
+        let &Found { partition, base, count, crc, .. } = found;
+        let bytes = bytes_of(&self.sources, found);
+        let copied = Copied { partition, base, count, crc, bytes };
+        let state = judge(&copied);
+        let is_lost = state == State::Lost;
+        // What was lost before is not news.
+        if state != State::Sound && found.len > 0 {
+            self.damaged.push(DamagedBatch { partition, base, count, is_lost });
+        }
+        if is_lost {
+            making.writer.push_lost(&copied);
+            return Ok(());
+        }
+        let name = making.name;
+        making
+            .writer
+            .push(&copied)
+            .map_err(|source| CheckpointError::Io { file: Some(name), source })
+    }
+
+    /// Finishes one file; true once there is none left.
+    pub(super) fn seal(&mut self) -> Result<bool, CheckpointError> {
+        self.full.extend(self.own.take());
+        self.full.extend(self.mixed.take());
+        let Some(Making { name, file, writer }) = self.full.pop_front() else {
+            return Ok(true);
+        };
+        let header =
+            writer.finish().map_err(|source| CheckpointError::Io { file: Some(name), source })?;
+        self.made.push(Made { name, file, header });
+        Ok(self.full.is_empty())
+    }
+
+    /// Gives the files their final names; durable once the caller has synced the directory.
+    pub(super) fn name(&self, shared: &Shared) -> Result<(), CheckpointError> {
+        for made in &self.made {
+            rename(shared, made.name)?;
+        }
+        Ok(())
+    }
+
+    /// Reads back a few MiB past the page cache; true once all is as it was written.
+    pub(super) fn verify(&mut self) -> Result<bool, CheckpointError> {
+        let (number, mut verification) = match self.verifying.take() {
+            Some(verifying) => verifying,
+            None => match self.made.first() {
+                None => return Ok(true),
+                Some(made) => (0, made.verification()?),
+            },
+        };
+        let Some(made) = self.made.get(number) else {
+            return Ok(true);
+        };
+        let is_read = verification.advance(STEP_BYTES).map_err(|source| made.error(source))?;
+        if !is_read {
+            self.verifying = Some((number, verification));
+            return Ok(false);
+        }
+        let Some(following) = self.made.get(number + 1) else {
+            return Ok(true);
+        };
+        self.verifying = Some((number + 1, following.verification()?));
+        Ok(false)
+    }
+
+    /// Opens what was made, for the readers.
+    pub(super) fn open(&self) -> Result<Vec<Arc<Run>>, CheckpointError> {
+        let open = |made: &Made| {
+            let run = Run::open(&*made.file, &made.header.identity);
+            run.map(Arc::new).map_err(|source| made.error(source))
+        };
+        self.made.iter().map(open).collect()
+    }
+
+    /// The names of everything made or begun, for a rewrite that is given up.
+    pub(super) fn leftovers(&self) -> Vec<FileName> {
+        let making = self.own.iter().chain(&self.mixed).chain(&self.full);
+        let names = making.map(|making| making.name).chain(self.made.iter().map(|made| made.name));
+        names.flat_map(|name| [name, name.temporary()]).collect()
+    }
+
+    /// Forgets everything made, to begin again with the same batches.
+    pub(super) fn restart(&mut self) {
+        let (sources, batches) =
+            (std::mem::take(&mut self.sources), std::mem::take(&mut self.batches));
+        *self = Self::new(self.after, self.through, sources, batches);
+    }
+}
+
+impl Making {
+    fn start(shared: &Shared, after: LogIndex, through: LogIndex) -> Result<Self, CheckpointError> {
+        let id = shared.take_file_id();
+        let name = FileName::new(FileKind::Run, id);
+        let file = create(shared, name)?;
+        let salt = shared.fresh_salt(id);
+        let identity = Identity { store: shared.store, id, salt, after, through };
+        Ok(Self { name, file: Arc::clone(&file), writer: Writer::new(file, identity) })
+    }
+}
+
+impl Made {
+    fn verification(&self) -> Result<Verification, CheckpointError> {
+        Verification::start(Arc::clone(&self.file), &self.header)
+            .map_err(|source| self.error(source))
+    }
+
+    const fn error(&self, source: crate::run::OpenError) -> CheckpointError {
+        CheckpointError::Run { id: self.name.id, source }
+    }
+}
+
+/// What the manifest says about an open run.
+pub(super) fn entry(run: &Run) -> RunEntry {
+    let identity = run.identity();
+    RunEntry {
+        id: identity.id,
+        salt: identity.salt,
+        after: identity.after,
+        upto: identity.through,
+        bytes: run.len(),
+        adopted: None,
+    }
+}
+
+/// A partition with at least this much gets a file of its own.
+pub(super) fn own_file_bytes(shared: &Shared) -> u64 {
+    shared.options.segment_bytes / OWN_FILE_PART
+}
+
+/// Creates the file under its temporary name.
+pub(super) fn create(shared: &Shared, name: FileName) -> Result<Arc<dyn File>, CheckpointError> {
+    let created = shared.fs.create(&name.temporary().to_string());
+    created.map_err(|source| CheckpointError::Io { file: Some(name), source })
+}
+
+/// Gives a file its final name.
+pub(super) fn rename(shared: &Shared, name: FileName) -> Result<(), CheckpointError> {
+    let renamed = shared.fs.rename(&name.temporary().to_string(), &name.to_string());
+    renamed.map_err(|source| CheckpointError::Io { file: Some(name), source })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Sound,
+    /// A body is damaged; its message's checksum says which.
+    Hurt,
+    Lost,
+}
+
+fn judge(batch: &Copied) -> State {
+    let Ok(view) = BatchView::parse(&batch.bytes) else {
+        return State::Lost;
+    };
+    if view.header_crc() != batch.crc || view.count() != batch.count {
+        return State::Lost;
+    }
+    if view.verify_bodies().is_ok() { State::Sound } else { State::Hurt }
+}
+
+fn bytes_of(sources: &[Bytes], found: &Found) -> Bytes {
+    let source = usize::try_from(found.source).ok().and_then(|number| sources.get(number));
+    let start = usize::try_from(found.position).unwrap_or(usize::MAX);
+    let end = start.saturating_add(usize::try_from(found.len).unwrap_or(usize::MAX));
+    match source {
+        Some(source) if end <= source.len() => source.slice(start..end),
+        Some(_) | None => Bytes::new(),
+    }
+}

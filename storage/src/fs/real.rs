@@ -1,0 +1,260 @@
+//! A real directory.
+//!
+//! Owner-only modes, no symbolic links followed, nothing inherited by children.
+//! The `lock` file is held for as long as the [`RealFs`] lives and says who
+//! holds it; the lock itself is the kernel's, so that nothing is left behind by
+//! a killed process.
+
+use super::{File, Fs, Map, mmap};
+use crate::names::{LOCK, ORPHANS};
+use rustix::fs::{Advice, FlockOperation, Mode, OFlags};
+use std::fmt;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+const DIR_MODE: u32 = 0o700;
+/// Slices that one `pwritev` takes.
+const PARTS_MAX: usize = 1024;
+
+/// A data directory on a real file system, locked against other processes.
+#[derive(Debug)]
+pub struct RealFs {
+    path: PathBuf,
+    dir: std::fs::File,
+    _lock: std::fs::File,
+}
+
+impl RealFs {
+    /// Opens the directory, creating it if there is none, and takes its lock.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError`] if another process has it, or the directory cannot be used.
+    pub fn open(path: &Path) -> Result<Self, LockError> {
+        let io = |source| LockError::Io { path: path.to_owned(), source };
+        std::fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(io)?;
+        let dir = std::fs::File::open(path).map_err(io)?;
+        let lock = take_lock(path)?;
+        Ok(Self { path: path.to_owned(), dir, _lock: lock })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn open_file(&self, name: &str, flags: OFlags) -> io::Result<Arc<dyn File>> {
+        let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.dir, name, flags, FILE_MODE)?;
+        Ok(Arc::new(RealFile { file: fd.into() }))
+    }
+}
+
+fn take_lock(path: &Path) -> Result<std::fs::File, LockError> {
+    let io = |source| LockError::Io { path: path.to_owned(), source };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd =
+        rustix::fs::open(path.join(LOCK), flags, FILE_MODE).map_err(|errno| io(errno.into()))?;
+    let mut lock = std::fs::File::from(fd);
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            let _: Result<usize, io::Error> = (&lock).take(64).read_to_string(&mut holder);
+            let holder = holder.trim().parse().ok();
+            return Err(LockError::Held { path: path.to_owned(), holder });
+        }
+        Err(errno) => return Err(io(errno.into())),
+    }
+    // Who holds it is for people only: a full disk must not keep the broker from starting.
+    let _: io::Result<()> = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    Ok(lock)
+}
+
+/// Sixteen bytes from the system's random source, for [`Options::seed`](crate::Options::seed).
+///
+/// # Errors
+///
+/// The system's.
+pub fn random_seed() -> io::Result<[u8; 16]> {
+    let mut seed = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    Ok(seed)
+}
+
+impl Fs for RealFs {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.open_file(name, OFlags::CREATE | OFlags::EXCL)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.open_file(name, OFlags::empty())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        if to.starts_with(ORPHANS) {
+            match rustix::fs::mkdirat(&self.dir, ORPHANS, Mode::RWXU) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        rustix::fs::renameat(&self.dir, from, &self.dir, to)?;
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        rustix::fs::unlinkat(&self.dir, name, rustix::fs::AtFlags::empty())?;
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            // A name that is not UTF-8 is not ours.
+            if let Ok(name) = entry?.file_name().into_string()
+                && name != ORPHANS
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.dir.sync_all()?;
+        match std::fs::File::open(self.path.join(ORPHANS)) {
+            Ok(orphans) => orphans.sync_all(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+#[derive(Debug)]
+struct RealFile {
+    file: std::fs::File,
+}
+
+impl RealFile {
+    /// Writes `parts` with as few calls as there can be; a short write is continued.
+    fn write_parts(&self, mut position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut rest = parts;
+        // How much of the first part is written already.
+        let mut done = 0;
+        while let Some(first) = rest.first() {
+            let remaining = first.get(done..).unwrap_or_default();
+            let written = if done == 0 {
+                let parts = rest.get(..rest.len().min(PARTS_MAX)).unwrap_or(rest);
+                retry(|| rustix::io::pwritev(&self.file, parts, position))?
+            } else {
+                retry(|| rustix::io::pwrite(&self.file, remaining, position))?
+            };
+            position += written as u64;
+            done += written;
+            while let Some(first) = rest.first().filter(|first| first.len() <= done) {
+                done -= first.len();
+                rest = rest.get(1..).unwrap_or_default();
+            }
+            if written == 0 && !rest.is_empty() {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(rustix::io::Errno::INTR) => {}
+            done => return done.map_err(io::Error::from),
+        }
+    }
+}
+
+impl File for RealFile {
+    fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        self.write_parts(position, parts)
+    }
+
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, position)
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?;
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // Not retried, not even when interrupted: the error may have been reported and forgotten.
+        rustix::fs::fdatasync(&self.file)?;
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn map(&self, len: u64) -> io::Result<Map> {
+        mmap::map(&self.file, len)
+    }
+}
+
+/// The data directory could not be taken.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another process has it open.
+    Held {
+        /// The directory.
+        path: PathBuf,
+        /// The other process, if it left its id.
+        holder: Option<u32>,
+    },
+    /// The directory or its lock file cannot be used.
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for LockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held { path, holder: Some(pid) } => {
+                write!(f, "data directory is in use path={} pid={pid}", path.display())
+            }
+            Self::Held { path, holder: None } => {
+                write!(f, "data directory is in use path={}", path.display())
+            }
+            Self::Io { path, source } => {
+                write!(f, "data directory cannot be used path={}: {source}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for LockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Held { .. } => None,
+            Self::Io { source, .. } => Some(source),
+        }
+    }
+}

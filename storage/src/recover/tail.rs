@@ -1,0 +1,259 @@
+//! The segments of the journal: which have to be read, and what becomes of each.
+
+use super::Replay;
+use super::files::{open_if_there, read_past_cache};
+use super::report::OpenError;
+use super::scan::{Content, Survey, Walk, Walked, survey};
+use crate::fold::Fold;
+use crate::frame::FrameKey;
+use crate::fs::{File, Fs};
+use crate::manifest::{Manifest, SegmentEntry};
+use crate::names::{FileId, FileKind, FileName};
+use crate::segment::{HEADER_LEN, Header};
+use crate::shared::{Segment, SegmentStart};
+use posthouse_protocol::{LogIndex, StartEpoch};
+use std::io;
+use std::sync::Arc;
+
+/// The journal's segments while they are recovered.
+#[derive(Debug)]
+pub(super) struct Tail {
+    pieces: Vec<Piece>,
+    /// D: the highest durable position named anywhere.
+    pub(super) mark: LogIndex,
+    /// The highest term of any frame.
+    pub(super) term: StartEpoch,
+    pub(super) missing: Vec<FileId>,
+    buffer: Vec<u8>,
+    loaded: Option<FileId>,
+}
+
+/// One segment.
+#[derive(Debug)]
+struct Piece {
+    entry: SegmentEntry,
+    file: Arc<dyn File>,
+    size: u64,
+    header_sound: bool,
+    fate: Fate,
+}
+
+/// What a segment is.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// All of it is in the checkpoint; it is not read.
+    History,
+    /// It has to be read.
+    Surveyed(Survey),
+    /// It was never written to, and can be.
+    Ready,
+    /// It has frames that count.
+    Walked(Walked),
+    /// Nothing in it counts; it is never written to again before it gets a new salt.
+    Retired,
+}
+
+/// The segments after recovery.
+#[derive(Debug)]
+pub(super) struct Segments {
+    pub(super) used: Vec<Segment>,
+    pub(super) ready: Vec<Segment>,
+    pub(super) retired: Vec<FileName>,
+    pub(super) written_bytes: u64,
+}
+
+impl Tail {
+    /// Opens all segments and reads those that the checkpoint does not cover.
+    pub(super) fn read(
+        fs: &dyn Fs,
+        manifest: &Manifest,
+        folded: LogIndex,
+        segment_bytes: u64,
+    ) -> Result<Self, OpenError> {
+        let mut tail = Self {
+            pieces: Vec::with_capacity(manifest.journal.len()),
+            mark: manifest.durable,
+            term: StartEpoch::ZERO,
+            missing: Vec::new(),
+            buffer: Vec::new(),
+            loaded: None,
+        };
+        for entry in &manifest.journal {
+            tail.open(fs, entry, folded)?;
+        }
+        tail.survey(manifest)?;
+        tail.find_ready(segment_bytes);
+        Ok(tail)
+    }
+
+    fn open(
+        &mut self,
+        fs: &dyn Fs,
+        entry: &SegmentEntry,
+        folded: LogIndex,
+    ) -> Result<(), OpenError> {
+        let io = OpenError::io("opening a segment");
+        let name = FileName::new(FileKind::Segment, entry.id);
+        let Some(file) = open_if_there(fs, name).map_err(&io)? else {
+            self.missing.push(entry.id);
+            return Ok(());
+        };
+        let size = file.size().map_err(&io)?;
+        let covered = entry.end.is_some_and(|end| end.last <= folded);
+        let fate = if covered { Fate::History } else { Fate::Surveyed(Survey::default()) };
+        self.pieces.push(Piece { entry: *entry, file, size, header_sound: true, fate });
+        Ok(())
+    }
+
+    /// The first pass. From back to front, so that the walk finds its first segment still in memory.
+    fn survey(&mut self, manifest: &Manifest) -> Result<(), OpenError> {
+        for at in (0..self.pieces.len()).rev() {
+            let Some(content) = self.load(at)? else { continue };
+            let found = survey(&content);
+            let header = Header::decode(&self.buffer);
+            if let Some(piece) = self.pieces.get_mut(at) {
+                piece.fate = Fate::Surveyed(found);
+                piece.header_sound = header.is_ok_and(|header| {
+                    header.store == manifest.store
+                        && header.id == piece.entry.id
+                        && header.salt == piece.entry.salt
+                });
+            }
+            self.mark = self.mark.max(found.durable);
+            self.term = self.term.max(found.term);
+        }
+        Ok(())
+    }
+
+    /// The content of a segment that has to be read; `None` for the others.
+    fn load(&mut self, at: usize) -> Result<Option<Content<'_>>, OpenError> {
+        let Some(piece) = self.pieces.get(at) else { return Ok(None) };
+        if !matches!(piece.fate, Fate::Surveyed(_)) {
+            return Ok(None);
+        }
+        let id = piece.entry.id;
+        if self.loaded != Some(id) {
+            self.loaded = None;
+            read_past_cache(&*piece.file, &mut self.buffer)
+                .map_err(OpenError::io("reading a segment"))?;
+            self.loaded = Some(id);
+        }
+        let end = piece.entry.end.map_or(u64::MAX, |end| end.position);
+        let len = usize::try_from(end).unwrap_or(usize::MAX).min(self.buffer.len());
+        let bytes = self.buffer.get(..len).unwrap_or_default();
+        Ok(Some(Content { id, key: FrameKey::new(&piece.entry.salt), bytes }))
+    }
+
+    /// Segments at the end without a single frame can still be written to, unless frames that were
+    /// durable should be in them.
+    fn find_ready(&mut self, segment_bytes: u64) {
+        let mark = self.mark;
+        for piece in self.pieces.iter_mut().rev() {
+            let Fate::Surveyed(Survey { first: None, .. }) = piece.fate else { break };
+            let empty =
+                piece.entry.end.is_none() && piece.entry.base.is_none_or(|base| base > mark);
+            if !empty {
+                break;
+            }
+            let usable = piece.header_sound && piece.size == segment_bytes;
+            piece.fate = if usable { Fate::Ready } else { Fate::Retired };
+        }
+    }
+
+    /// The second pass: decides what counts, and applies it to `replay`.
+    pub(super) fn walk<F: Fold>(
+        &mut self,
+        manifest: &Manifest,
+        replay: &mut Replay<F>,
+    ) -> Result<Walk, OpenError> {
+        let first = self.pieces.iter().find(|piece| matches!(piece.fate, Fate::Surveyed(_)));
+        let needed = replay.folded.next();
+        let base = first.and_then(|piece| piece.entry.base).filter(|base| *base <= needed);
+        let mut walk = Walk::new(self.mark, base.unwrap_or(needed), manifest.fences.clone());
+        for at in 0..self.pieces.len() {
+            let cut = self.first_after(at);
+            let Some(content) = self.load(at)? else { continue };
+            let id = content.id;
+            let walked =
+                walk.segment(&content, cut, |position, frame| replay.apply(id, position, frame))?;
+            if let Some(piece) = self.pieces.get_mut(at) {
+                let nothing = walked.frames == 0 && walked.end.last.next() == walked.base;
+                let kept = piece.entry.base.is_some_and(|base| base <= self.mark);
+                piece.fate = if nothing && !kept { Fate::Retired } else { Fate::Walked(walked) };
+            }
+        }
+        walk.finish();
+        if let Some(Piece { fate: Fate::Walked(walked), .. }) =
+            self.pieces.iter_mut().rev().find(|piece| matches!(piece.fate, Fate::Walked(_)))
+        {
+            walked.end.last = LogIndex(walk.next().0 - 1);
+        }
+        Ok(walk)
+    }
+
+    /// The first index of any later segment: a newer segment is right about its frames.
+    fn first_after(&self, at: usize) -> LogIndex {
+        let later = self.pieces.iter().skip(at + 1);
+        let firsts = later.filter_map(|piece| match piece.fate {
+            Fate::Surveyed(survey) => survey.first,
+            Fate::History | Fate::Ready | Fate::Walked(_) | Fate::Retired => None,
+        });
+        firsts.min().unwrap_or(LogIndex::MAX)
+    }
+
+    /// Makes durable what was read: a killed process leaves frames that are only in the cache.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.pieces
+            .iter()
+            .filter(|piece| matches!(piece.fate, Fate::Walked(_)))
+            .try_for_each(|piece| piece.file.sync())
+    }
+
+    pub(super) fn damaged_headers(&self) -> Vec<FileId> {
+        let damaged = self.pieces.iter().filter(|piece| !piece.header_sound);
+        damaged.map(|piece| piece.entry.id).collect()
+    }
+
+    /// Maps what will be read or written from now on.
+    pub(super) fn into_segments(self) -> Result<Segments, OpenError> {
+        let mut segments = Segments {
+            used: Vec::with_capacity(self.pieces.len()),
+            ready: Vec::new(),
+            retired: Vec::new(),
+            written_bytes: 0,
+        };
+        for piece in self.pieces {
+            let bytes_before = segments.written_bytes;
+            match piece.fate {
+                Fate::Retired => {
+                    segments.retired.push(FileName::new(FileKind::Segment, piece.entry.id));
+                }
+                Fate::Ready => segments.ready.push(piece.map()?),
+                Fate::Walked(walked) => {
+                    let segment = piece.map()?;
+                    segment.begin(SegmentStart { base: walked.base, bytes_before });
+                    segment.finish(walked.end);
+                    segments.written_bytes += walked.end.position - HEADER_LEN as u64;
+                    segments.used.push(segment);
+                }
+                Fate::History | Fate::Surveyed(_) => {
+                    let (base, end) = (piece.entry.base, piece.entry.end);
+                    let segment = piece.map()?;
+                    segment.begin(SegmentStart { base: base.unwrap_or_default(), bytes_before });
+                    if let Some(end) = end {
+                        segment.finish(end);
+                    }
+                    segments.used.push(segment);
+                }
+            }
+        }
+        Ok(segments)
+    }
+}
+
+impl Piece {
+    fn map(self) -> Result<Segment, OpenError> {
+        let map = self.file.map(self.size).map_err(OpenError::io("mapping a segment"))?;
+        Ok(Segment::new(self.entry.id, self.entry.salt, self.file, self.size, map))
+    }
+}

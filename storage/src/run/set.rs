@@ -1,0 +1,177 @@
+//! All runs of a store, as readers consult them.
+//!
+//! The order of the runs does not matter: a lookup takes the batch with the
+//! lowest offset that any run has. That lets compaction merge runs that are no
+//! neighbours.
+
+use super::{Entry, OpenError, Run};
+use crate::fs::Fs;
+use crate::manifest::RunEntry;
+use crate::names::{FileId, FileKind, FileName};
+use crate::reader::{Cold, ColdBatch, ReadError};
+use crate::run::Identity;
+use crate::segment::StoreId;
+use bytes::Bytes;
+use posthouse_protocol::{Offset, PartitionId};
+use std::fmt;
+use std::sync::Arc;
+
+/// The open runs. Immutable; a fold makes a new set.
+#[derive(Clone, Debug, Default)]
+pub struct Runs(Vec<Arc<Run>>);
+
+impl Runs {
+    /// A set of open runs.
+    #[must_use]
+    pub const fn new(runs: Vec<Arc<Run>>) -> Self {
+        Self(runs)
+    }
+
+    /// Opens every run that the manifest names. What cannot be used is left out and named: the
+    /// others are served, and a run that was left out is never retired.
+    #[must_use]
+    pub fn open(fs: &dyn Fs, store: StoreId, entries: &[RunEntry]) -> (Self, Vec<SetError>) {
+        let mut runs = Vec::with_capacity(entries.len());
+        let mut broken = Vec::new();
+        for entry in entries {
+            match open(fs, store, entry) {
+                Ok(run) => runs.push(run),
+                Err(error) => broken.push(error),
+            }
+        }
+        (Self(runs), broken)
+    }
+
+    /// The runs, in the manifest's order.
+    #[must_use]
+    pub fn all(&self) -> &[Arc<Run>] {
+        &self.0
+    }
+
+    /// Whether some run has the batch of `partition` that starts at `base`.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Index`].
+    pub fn has(&self, partition: PartitionId, base: Offset) -> Result<bool, ReadError> {
+        for run in &self.0 {
+            if lookup(run, partition, base)?.is_some_and(|entry| entry.base == base) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Cold for Runs {
+    fn read(
+        &self,
+        partition: PartitionId,
+        from: Offset,
+        max_bytes: usize,
+        found: &mut Vec<ColdBatch>,
+    ) -> Result<(), ReadError> {
+        let mut cursors = Vec::new();
+        for run in &self.0 {
+            if let Some(cursor) = Cursor::start(run, partition, from)? {
+                cursors.push(cursor);
+            }
+        }
+        let mut next = from;
+        let mut bytes = 0_usize;
+        while bytes < max_bytes.max(1) {
+            cursors.retain_mut(|cursor| cursor.skip_to(next));
+            let Some(nearest) = cursors.iter().min_by_key(|cursor| cursor.entry.base) else {
+                break;
+            };
+            let batch = nearest.batch()?;
+            next = nearest.entry.end();
+            bytes = bytes.saturating_add(batch.bytes.len().max(1));
+            found.push(batch);
+        }
+        Ok(())
+    }
+}
+
+/// A position among one run's batches of one partition.
+struct Cursor<'a> {
+    run: &'a Run,
+    entry: Entry,
+    /// Number of the entry after this one, and of the one behind the partition's last.
+    next: u64,
+    end: u64,
+}
+
+impl<'a> Cursor<'a> {
+    fn start(
+        run: &'a Run,
+        partition: PartitionId,
+        from: Offset,
+    ) -> Result<Option<Self>, ReadError> {
+        let found = run.find(partition, from).map_err(|source| index_error(run, source))?;
+        Ok(found.map(|(entry, next, end)| Self { run, entry, next, end }))
+    }
+
+    /// Moves to the first batch that ends after `from`; false if there is none.
+    fn skip_to(&mut self, from: Offset) -> bool {
+        while self.entry.end() <= from {
+            let following = (self.next < self.end).then(|| self.run.entry_at(self.next)).flatten();
+            let Some(entry) = following else {
+                return false;
+            };
+            self.entry = entry;
+            self.next += 1;
+        }
+        true
+    }
+
+    fn batch(&self) -> Result<ColdBatch, ReadError> {
+        let Entry { base, count, position, crc, .. } = self.entry;
+        let file = self.run.identity().id;
+        let bytes =
+            if self.entry.is_lost() { Some(Bytes::new()) } else { self.run.batch(&self.entry) };
+        let bytes = bytes.ok_or(ReadError::Missing { file, position })?;
+        Ok(ColdBatch { base, count, header_crc: crc, bytes, file, position })
+    }
+}
+
+fn lookup(run: &Run, partition: PartitionId, from: Offset) -> Result<Option<Entry>, ReadError> {
+    run.lookup(partition, from).map_err(|source| index_error(run, source))
+}
+
+fn index_error(run: &Run, source: posthouse_protocol::DecodeError) -> ReadError {
+    ReadError::Index { file: run.identity().id, source }
+}
+
+fn open(fs: &dyn Fs, store: StoreId, entry: &RunEntry) -> Result<Arc<Run>, SetError> {
+    let RunEntry { id, salt, after, upto, .. } = *entry;
+    let identity = Identity { store, id, salt, after, through: upto };
+    let name = FileName::new(FileKind::Run, id).to_string();
+    let opened = fs
+        .open(&name)
+        .map_err(OpenError::Io)
+        .and_then(|file| Run::open(&*file, &identity))
+        .map_err(|source| SetError { id, source })?;
+    Ok(Arc::new(opened))
+}
+
+/// A run of the manifest cannot be used.
+#[derive(Debug)]
+pub struct SetError {
+    /// The run.
+    pub id: FileId,
+    /// Why.
+    pub source: OpenError,
+}
+
+impl fmt::Display for SetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "run={}: {}", self.id, self.source)
+    }
+}
+
+impl std::error::Error for SetError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}

@@ -1,0 +1,206 @@
+//! Writing a run: batches in order, then the index, then the header.
+//!
+//! Nothing is durable and nothing may be relied on before [`Writer::finish`] has
+//! returned, the file has its final name and the directory is synced.
+
+use super::format::{
+    ENTRY_LEN, Entry, FOOTER_LEN, Footer, HEADER_LEN, Header, Identity, PARTITION_LEN, Partition,
+    checksum, padded, salted,
+};
+use crate::fs::File;
+use bytes::Bytes;
+use posthouse_protocol::{Offset, PartitionId};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+/// Batches are gathered until this many bytes can be written with one call.
+const WRITE_BYTES: u64 = 1 << 20;
+/// Most parts of one vectored write, padding included; the system's limit is 1024.
+const WRITE_PARTS: usize = 1000;
+const ZEROS: [u8; 8] = [0; 8];
+
+/// A run in the making.
+#[derive(Debug)]
+pub struct Writer {
+    file: Arc<dyn File>,
+    identity: Identity,
+    /// Where the next byte goes, gathered batches not counted.
+    written: u64,
+    gathered: Vec<Bytes>,
+    gathered_bytes: u64,
+    index: Vec<u8>,
+    partitions: Vec<Partition>,
+    body_crc: crc32fast::Hasher,
+}
+
+impl Writer {
+    /// Starts a run in `file`, whose present content does not matter.
+    #[must_use]
+    pub fn new(file: Arc<dyn File>, identity: Identity) -> Self {
+        Self {
+            file,
+            identity,
+            written: HEADER_LEN,
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            index: Vec::new(),
+            partitions: Vec::new(),
+            body_crc: salted(&identity.salt),
+        }
+    }
+
+    /// Adds a batch, which must come behind all earlier ones by partition and base.
+    ///
+    /// # Errors
+    ///
+    /// The file's; the run is then worth nothing.
+    pub fn push(&mut self, batch: &Copied) -> io::Result<()> {
+        self.note(batch, u32::try_from(batch.bytes.len()).unwrap_or(u32::MAX));
+        let len = batch.bytes.len() as u64;
+        self.gathered.push(batch.bytes.clone());
+        let padding = padded(len) - len;
+        if padding > 0 {
+            let padding = usize::try_from(padding).unwrap_or_default();
+            self.gathered.push(Bytes::from_static(ZEROS.get(..padding).unwrap_or_default()));
+        }
+        self.gathered_bytes += padded(len);
+        if self.gathered_bytes >= WRITE_BYTES || self.gathered.len() + 2 > WRITE_PARTS {
+            self.write_gathered()?;
+        }
+        Ok(())
+    }
+
+    /// Adds the notice that a batch was found damaged; its bytes are not kept.
+    pub fn push_lost(&mut self, batch: &Copied) {
+        self.note(batch, 0);
+    }
+
+    fn note(&mut self, batch: &Copied, len: u32) {
+        let entry = Entry {
+            partition: batch.partition,
+            count: batch.count,
+            base: batch.base,
+            position: self.written + self.gathered_bytes,
+            len,
+            crc: batch.crc,
+        };
+        let first_entry = self.entries();
+        let start = self.index.len();
+        entry.encode(&mut self.index);
+        let encoded = self.index.get(start..).unwrap_or_default();
+        let same = self.partitions.last().is_some_and(|last| last.id == entry.partition);
+        if !same {
+            debug_assert!(self.partitions.last().is_none_or(|last| last.id < entry.partition));
+            self.partitions.push(Partition {
+                id: entry.partition,
+                entries: 0,
+                first_entry,
+                start: entry.base,
+                end: entry.base,
+                bytes: 0,
+                crc: checksum(&self.identity.salt, &[]),
+            });
+        }
+        if let Some(last) = self.partitions.last_mut() {
+            debug_assert!(last.end <= entry.base, "batches of a partition ascend");
+            last.entries += 1;
+            last.end = entry.end();
+            last.bytes += padded(u64::from(len));
+            let mut crc = crc32fast::Hasher::new_with_initial(last.crc);
+            crc.update(encoded);
+            last.crc = crc.finalize();
+        }
+    }
+
+    /// How many batches there are so far.
+    #[must_use]
+    pub const fn entries(&self) -> u64 {
+        self.index.len() as u64 / ENTRY_LEN
+    }
+
+    /// Length the file would have if it were finished now.
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        let directory = self.partitions.len() as u64 * PARTITION_LEN;
+        self.written + self.gathered_bytes + self.index.len() as u64 + directory + FOOTER_LEN
+    }
+
+    /// Whether it holds no batch and no notice of a lost one.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Writes index, directory, footer and header, and syncs the file.
+    ///
+    /// # Errors
+    ///
+    /// The file's; the run is then worth nothing, and a failed sync is never retried.
+    pub fn finish(mut self) -> io::Result<Header> {
+        let tail = self.tail();
+        self.write_gathered()?;
+        self.body_crc.update(&tail);
+        self.file.write_at(self.written, &[IoSlice::new(&tail)])?;
+        let header = Header {
+            identity: self.identity,
+            len: self.written + tail.len() as u64,
+            body_crc: self.body_crc.finalize(),
+        };
+        let mut head = Vec::new();
+        header.encode(&mut head);
+        self.file.write_at(0, &[IoSlice::new(&head)])?;
+        self.file.sync()?;
+        Ok(header)
+    }
+
+    /// Index, directory and footer.
+    fn tail(&mut self) -> Vec<u8> {
+        let index_position = self.written + self.gathered_bytes;
+        let entries = self.entries();
+        let directory_position = index_position + self.index.len() as u64;
+        let mut tail = std::mem::take(&mut self.index);
+        let directory_start = tail.len();
+        for partition in &self.partitions {
+            partition.encode(&mut tail);
+        }
+        let directory = tail.get(directory_start..).unwrap_or_default();
+        let footer = Footer {
+            index_position,
+            entries,
+            directory_position,
+            partitions: u32::try_from(self.partitions.len()).unwrap_or(u32::MAX),
+            directory_crc: checksum(&self.identity.salt, directory),
+        };
+        footer.encode(&self.identity.salt, &mut tail);
+        tail
+    }
+
+    fn write_gathered(&mut self) -> io::Result<()> {
+        let parts: Vec<IoSlice<'_>> = self.gathered.iter().map(|part| IoSlice::new(part)).collect();
+        if !parts.is_empty() {
+            self.file.write_at(self.written, &parts)?;
+        }
+        for part in &self.gathered {
+            self.body_crc.update(part);
+        }
+        self.written += self.gathered_bytes;
+        self.gathered_bytes = 0;
+        self.gathered.clear();
+        Ok(())
+    }
+}
+
+/// A batch on its way into a run.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    /// Its partition.
+    pub partition: PartitionId,
+    /// Offset of its first message.
+    pub base: Offset,
+    /// How many messages it holds.
+    pub count: u32,
+    /// Its own `header_crc`.
+    pub crc: u32,
+    /// The whole batch.
+    pub bytes: Bytes,
+}

@@ -1,0 +1,203 @@
+//! Segments made ahead of time, so that a roll waits for nothing and meets no full disk.
+//!
+//! A new file is filled with zeros, because a sync of blocks that were written
+//! before costs half as much as one of blocks that were only allocated; a
+//! recycled one keeps its old bytes, which the new salt makes meaningless. The
+//! file is ready once its header is synced, its name is durable and the manifest
+//! names it, in this order.
+
+use crate::bugs::{Bug, planted};
+use crate::frame::Salt;
+use crate::fs::{File, Fs};
+use crate::manifest::{Manifest, ManifestError, SegmentEntry};
+use crate::names::{FileId, FileKind, FileName};
+use crate::segment::{HEADER_LEN, Header, StoreId};
+use crate::shared::{Segment, Shared};
+use posthouse_protocol::StartEpoch;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+/// Written and synced at a time, so that the journal's own syncs do not wait for a whole file.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Makes one segment ready, if fewer are than the options ask for. Takes a spare file if there is
+/// one. Says whether it did.
+///
+/// # Errors
+///
+/// [`SpareError`]. After [`SpareError::File`] nothing has changed but perhaps a temporary file,
+/// and it may be tried again.
+pub fn prepare(shared: &Shared) -> Result<bool, SpareError> {
+    let _preparing = shared.lock_preparing();
+    if shared.ready_count() >= shared.options.segments_ready {
+        return Ok(false);
+    }
+    prepare_locked(shared)?;
+    Ok(true)
+}
+
+/// Makes segments ready until there are `count`, whatever the options say.
+pub(crate) fn prepare_at_least(shared: &Shared, count: usize) -> Result<(), SpareError> {
+    let _preparing = shared.lock_preparing();
+    while shared.ready_count() < count {
+        prepare_locked(shared)?;
+    }
+    Ok(())
+}
+
+fn prepare_locked(shared: &Shared) -> Result<(), SpareError> {
+    let manifest = shared.manifest();
+    let id = shared.take_file_id();
+    let order = Order {
+        store: shared.store,
+        id,
+        salt: shared.fresh_salt(id),
+        size: shared.options.segment_bytes,
+        reuse: manifest.spares.first().copied(),
+    };
+    let segment = make(&*shared.fs, &order).map_err(|source| SpareError::File { id, source })?;
+    shared.commit(|manifest| order.enter(manifest)).map_err(SpareError::Manifest)?;
+    shared.push_ready(Arc::new(segment));
+    Ok(())
+}
+
+/// A segment to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    pub(crate) store: StoreId,
+    pub(crate) id: FileId,
+    pub(crate) salt: Salt,
+    pub(crate) size: u64,
+    /// A spare file to make it of.
+    pub(crate) reuse: Option<FileId>,
+}
+
+impl Order {
+    /// Makes the finished segment part of the store.
+    pub(crate) fn enter(&self, manifest: &mut Manifest) {
+        manifest.spares.retain(|spare| Some(*spare) != self.reuse);
+        let entry = SegmentEntry { id: self.id, salt: self.salt, base: None, end: None };
+        manifest.journal.push(entry);
+    }
+}
+
+/// Makes the file; the manifest is for the caller to commit.
+pub(crate) fn make(fs: &dyn Fs, order: &Order) -> io::Result<Segment> {
+    let name = FileName::new(FileKind::Segment, order.id);
+    let temporary = name.temporary().to_string();
+    let file = match order.reuse {
+        Some(spare) => recycled(fs, spare, &temporary, order.size)?,
+        None => zeroed(fs, &temporary, order.size)?,
+    };
+    let header = Header { store: order.store, id: order.id, size: order.size, salt: order.salt };
+    file.write_at(0, &[IoSlice::new(&header.encode())])?;
+    file.sync()?;
+    fs.rename(&temporary, &name.to_string())?;
+    if !planted(Bug::SkipDirectorySync) {
+        fs.sync_dir()?;
+    }
+    let map = file.map(order.size)?;
+    Ok(Segment::new(order.id, order.salt, file, order.size, map))
+}
+
+fn recycled(fs: &dyn Fs, spare: FileId, temporary: &str, size: u64) -> io::Result<Arc<dyn File>> {
+    let spare = FileName::new(FileKind::Spare, spare).to_string();
+    match fs.rename(&spare, temporary) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return zeroed(fs, temporary, size);
+        }
+        Err(error) => return Err(error),
+    }
+    let file = fs.open(temporary)?;
+    if file.size()? != size {
+        file.set_len(0)?;
+        fill_with_zeros(&*file, size)?;
+    }
+    Ok(file)
+}
+
+fn zeroed(fs: &dyn Fs, temporary: &str, size: u64) -> io::Result<Arc<dyn File>> {
+    let file = match fs.create(temporary) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs.remove(temporary)?;
+            fs.create(temporary)?
+        }
+        created => created?,
+    };
+    fill_with_zeros(&*file, size).inspect_err(|_| {
+        // Gives the space back; what cannot be removed now goes at the next start.
+        let _: io::Result<()> = fs.remove(temporary);
+    })?;
+    Ok(file)
+}
+
+fn fill_with_zeros(file: &dyn File, size: u64) -> io::Result<()> {
+    let zeros = vec![0; CHUNK_BYTES];
+    let mut position = 0;
+    while position < size {
+        let len = usize::try_from(size - position).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+        file.write_at(position, &[IoSlice::new(zeros.get(..len).unwrap_or(&zeros))])?;
+        file.sync()?;
+        position += len as u64;
+    }
+    Ok(())
+}
+
+/// A salt that nobody can guess who does not know `seed`, and that no other file or start has.
+#[must_use]
+pub(crate) fn derive_salt(seed: &[u8; 16], epoch: StartEpoch, id: FileId) -> Salt {
+    let (low, high) = seed.split_at(8);
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+    let distinct = id.0 ^ (u64::from(epoch.0) << 32);
+    let first = mix(word(low) ^ mix(distinct));
+    let second = mix(word(high) ^ first);
+    let mut salt = [0; 16];
+    let (front, back) = salt.split_at_mut(8);
+    front.copy_from_slice(&first.to_le_bytes());
+    back.copy_from_slice(&second.to_le_bytes());
+    Salt(salt)
+}
+
+/// The finaliser of splitmix64.
+const fn mix(word: u64) -> u64 {
+    let word = word.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
+}
+
+const _: () = assert!(CHUNK_BYTES.is_multiple_of(HEADER_LEN), "chunks are whole pages");
+
+/// A segment could not be made ready.
+#[derive(Debug)]
+pub enum SpareError {
+    /// The file could not be made: the disk is full, for one. The store goes on without it.
+    File {
+        /// The file.
+        id: FileId,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The manifest could not be committed; the store must stop.
+    Manifest(ManifestError),
+}
+
+impl fmt::Display for SpareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { id, source } => write!(f, "segment not made file={id}: {source}"),
+            Self::Manifest(source) => source.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SpareError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::File { source, .. } => Some(source),
+            Self::Manifest(source) => Some(source),
+        }
+    }
+}
