@@ -149,7 +149,7 @@ impl<F: Fold> Checkpointer<F> {
     pub fn new(shared: Arc<Shared>, start: Start<F>) -> Self {
         let Start { state, index, term, time, runs } = start;
         let progress = Arc::new(Progress::default());
-        let free = Free::new(&shared.manifest());
+        let free = Free::new(&shared.manifest(), index);
         let mut checkpointer = Self {
             shared,
             folded: Folded { state, index, term, time },
@@ -288,7 +288,7 @@ impl<F: Fold> Checkpointer<F> {
 
     /// What to do while nothing is being written.
     fn choose(&mut self, now: Duration) -> Result<Step, CheckpointError> {
-        if self.make_ready()? || self.recycle(now)? {
+        if self.make_ready()? || self.recycle(now)? || self.retire(now)? {
             return Ok(Step::Worked(self.task));
         }
         if let Some(folding) = self.due_fold(now) {
@@ -296,7 +296,7 @@ impl<F: Fold> Checkpointer<F> {
             self.work = Work::Folding(folding);
             return Ok(Step::Worked(Task::Choose));
         }
-        if self.retire(now)? || self.survey_one() || self.start_compaction() {
+        if self.survey_one() || self.start_compaction() {
             self.publish_progress(now);
             return Ok(Step::Worked(self.task));
         }

@@ -26,6 +26,13 @@ pub mod space;
 pub mod spare;
 pub mod store;
 
+pub use checkpointer::{Checkpointer, Progress, Step, Task};
 pub use fold::Fold;
+pub use frame::{BatchDraft, FrameDraft};
+pub use journal::{AppendError, Journal, SyncDone, SyncError, SyncJob};
 pub use options::Options;
+pub use reader::{ReadError, Reader, StoredBatch};
+pub use recover::{OpenError, RecoveryReport};
+pub use shared::Shared;
+pub use space::Space;
 pub use store::Store;

@@ -72,6 +72,14 @@ pub(crate) fn recover<F: Fold>(
     let mut tail = Tail::read(&**fs, &manifest, replay.folded, options.segment_bytes)?;
     let walked = tail.walk(&manifest, &mut replay)?;
     tail.sync().map_err(OpenError::io("syncing what was read"))?;
+    let mut orphans = sorted.orphans;
+    for id in &checkpoint_damaged {
+        let name = FileName::new(FileKind::Checkpoint, *id).to_string();
+        orphans.extend(
+            files::move_to_orphans(&**fs, &manifest, &name)
+                .map_err(OpenError::io("moving a checkpoint"))?,
+        );
+    }
     fs.sync_dir().map_err(OpenError::io("syncing the directory"))?;
 
     let lost = u32::from(start.lost.is_some());
@@ -94,7 +102,7 @@ pub(crate) fn recover<F: Fold>(
         damaged_headers: tail.damaged_headers(),
         missing: std::mem::take(&mut tail.missing),
         runs_damaged: Vec::new(),
-        orphans: sorted.orphans,
+        orphans,
     };
     let mut parts = tail.into_segments()?;
     let commit = Commit { parts: &parts, from, report: &report };
@@ -165,20 +173,17 @@ fn with_taken_in(manifest: &Manifest, taken_in: &[SegmentEntry]) -> Manifest {
     manifest
 }
 
+/// The state to replay upon, the same for the checkpointer, and checkpoints that cannot be used.
+type Loaded<F> = (Replay<F>, Base<F>, Vec<FileId>);
+
 /// The newest checkpoint that verifies, else the older one, else the empty state: as far as the
 /// journal reaches back. Gives the ones that could not be used.
-fn load_checkpoint<F: Fold>(
-    fs: &dyn Fs,
-    manifest: &Manifest,
-) -> Result<(Replay<F>, Base<F>, Vec<FileId>), OpenError> {
+fn load_checkpoint<F: Fold>(fs: &dyn Fs, manifest: &Manifest) -> Result<Loaded<F>, OpenError> {
     let mut damaged = Vec::new();
     for entry in manifest.checkpoints.iter().rev() {
         match read_checkpoint::<F>(fs, manifest, entry) {
             Ok((state, base)) => {
                 return Ok((replay_from(state, entry.index, manifest)?, base, damaged));
-            }
-            Err(error @ OpenError::Checkpoint { .. }) if entry.index == LogIndex::ZERO => {
-                return Err(error);
             }
             Err(_) => damaged.push(entry.id),
         }
@@ -266,6 +271,8 @@ impl Commit<'_> {
         next.journal = self.parts.used.iter().map(Segment::entry).collect();
         next.journal.extend(self.parts.ready.iter().map(Segment::entry));
         next.retired.extend(&self.parts.retired);
+        let damaged = &self.report.checkpoint_damaged;
+        next.checkpoints.retain(|checkpoint| !damaged.contains(&checkpoint.id));
         for range in &self.report.corrupt {
             if let CorruptRange::Frames { first, last } = *range {
                 add_fence(&mut next.fences, Fence { first, last });

@@ -9,6 +9,8 @@
 //! `POSTHOUSE_CRASH_POINTS` says how many losses to go through, and
 //! `POSTHOUSE_SEED` replays one run.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod power_loss {
     pub(crate) mod tally;
     pub(crate) mod world;

@@ -1,5 +1,7 @@
 //! The store on a real directory.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod support;
 
 use posthouse_protocol::{LogIndex, Offset, PartitionId, Timestamp};

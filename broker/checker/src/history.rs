@@ -40,6 +40,27 @@ pub enum Event {
     Final(Final),
 }
 
+impl Event {
+    /// When it was over; zero for a declaration.
+    #[must_use]
+    pub const fn end(&self) -> Time {
+        match self {
+            Self::Topic(_) | Self::Subscription(_) => Time::ZERO,
+            Self::Publish(publish) => publish.t1,
+            Self::Deliver(deliver) => deliver.t,
+            Self::Settle(settle) => settle.t1,
+            Self::Extend(extend) => extend.t1,
+            Self::Consumer(consumer) => consumer.t1,
+            Self::Fetch(fetch) => fetch.t1,
+            Self::Cursor(cursor) => cursor.t1,
+            Self::Redrive(redrive) => redrive.t1,
+            Self::Released(released) => released.t0,
+            Self::Broker(broker) => broker.t1,
+            Self::Final(look) => look.t,
+        }
+    }
+}
+
 /// Nanoseconds since any moment that is the same for all events of a history.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -161,13 +182,13 @@ pub struct Subscription {
     /// The first offset that it gets.
     #[serde(default)]
     pub start: u64,
-    /// Failures after which a message is dead-lettered; 0 if unknown.
+    /// Failures after which a message is dead-lettered; 0 if no message of the run has so many.
     #[serde(default)]
     pub attempts_max: u32,
     /// Longest lease in all, counted from the hand-out; 0 if unknown.
     #[serde(default)]
     pub lease_ms_max: u64,
-    /// Where its dead letters go; absent if they are not kept or not looked at.
+    /// Where its dead letters go; absent if they are not kept or not all read in the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_topic: Option<String>,
 }

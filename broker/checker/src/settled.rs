@@ -4,7 +4,7 @@ use crate::handouts::{self, Handout, is_final};
 use crate::history::{CursorChange, MessageId, Outcome, Settle, Time};
 use crate::sightings::{How, Sightings};
 use crate::timeline::{At, SubscriptionNo, Timeline, TopicNo, group};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Evidence that messages may be settled.
 #[derive(Debug)]
@@ -14,8 +14,8 @@ pub(crate) struct Settled<'l, 'e> {
     saved: Vec<(SubscriptionNo, u64, Time)>,
     /// Messages that may have used up their attempts, and from when on.
     exhausted: HashMap<(SubscriptionNo, u64), Time>,
-    /// Messages that became dead letters, and from when on that is known.
-    dead: HashMap<(SubscriptionNo, MessageId), Time>,
+    /// Messages that were seen as dead letters.
+    dead: HashSet<(SubscriptionNo, MessageId)>,
 }
 
 /// A message at an offset of a topic.
@@ -28,13 +28,9 @@ pub(crate) struct Place {
 
 impl<'l, 'e> Settled<'l, 'e> {
     pub(crate) fn new(timeline: &'l Timeline<'e>, sightings: &Sightings) -> Self {
-        let mut dead = HashMap::new();
-        for seen in sightings.list.iter().filter(|seen| seen.how == How::Read) {
-            if let Some(subscription) = timeline.dead_letters_of(seen.topic) {
-                let at: &mut Time = dead.entry((subscription, seen.id)).or_insert(seen.at);
-                *at = (*at).min(seen.at);
-            }
-        }
+        let read = sightings.list.iter().filter(|seen| seen.how == How::Read);
+        let dead = read.filter_map(|seen| Some((timeline.dead_letters_of(seen.topic)?, seen.id)));
+        let dead = dead.collect();
         Self { timeline, saved: saved(timeline), exhausted: exhausted(timeline), dead }
     }
 
@@ -49,9 +45,20 @@ impl<'l, 'e> Settled<'l, 'e> {
         let settled = settles.filter(|at| may_settle(at)).map(|at| at.is.t0);
         settled
             .chain(self.cursor_above(subscription, place.offset))
-            .chain(self.exhausted.get(&key).copied())
-            .chain(self.dead.get(&(subscription, place.id)).copied())
+            .chain(self.dead_from(subscription, place))
             .min()
+    }
+
+    /// From when on a message may be a dead letter. Where dead letters are looked at, it must be
+    /// there to be believed.
+    fn dead_from(&self, subscription: SubscriptionNo, place: Place) -> Option<Time> {
+        let exhausted = self.exhausted.get(&(subscription, place.offset)).copied();
+        let declared = self.timeline.declaration(subscription);
+        if declared.is_none_or(|declared| declared.dead_topic.is_none()) {
+            return exhausted;
+        }
+        let dead = self.dead.contains(&(subscription, place.id));
+        dead.then(|| exhausted.unwrap_or(Time::ZERO))
     }
 
     /// From when on a message may be gone from its topic; `None` if it must be there.

@@ -39,6 +39,8 @@ pub(crate) struct Timeline<'a> {
     pub(crate) subscriptions: Vec<At<(TopicNo, SubscriptionNo), &'a history::Subscription>>,
     pub(crate) consumers: Consumers,
     pub(crate) deaths: Deaths,
+    /// The last moment of the history.
+    pub(crate) end: Time,
     written: Vec<TopicNo>,
     /// Dead letter topic, where its letters come from.
     dead_topics: Vec<(TopicNo, SubscriptionNo)>,
@@ -56,6 +58,7 @@ impl<'a> Timeline<'a> {
     pub(crate) fn new(events: &'a [Event]) -> Self {
         let mut timeline = Self::default();
         for (event, is) in events.iter().enumerate() {
+            timeline.end = timeline.end.max(is.end());
             timeline.add(is, event);
         }
         timeline.sort();
@@ -299,7 +302,7 @@ fn earlier(known: Option<Time>, found: Time) -> Option<Time> {
 }
 
 /// The part of a sorted list that has this key.
-pub(crate) fn group<T, K: Ord>(list: &[T], key: impl Fn(&T) -> K, wanted: K) -> &[T] {
+pub(crate) fn group<T, K: Ord + Copy>(list: &[T], key: impl Fn(&T) -> K, wanted: K) -> &[T] {
     let start = list.partition_point(|item| key(item) < wanted);
     let rest = list.get(start..).unwrap_or_default();
     // Groups are short: counting is faster than a second search.
@@ -308,7 +311,7 @@ pub(crate) fn group<T, K: Ord>(list: &[T], key: impl Fn(&T) -> K, wanted: K) -> 
 }
 
 /// Deliveries, settlements or extensions of one hand-out.
-pub(crate) fn of_fence<'l, T: Fenced>(list: &'l [T], fence: Fence) -> &'l [T] {
+pub(crate) fn of_fence<T: Fenced>(list: &[T], fence: Fence) -> &[T] {
     group(list, Fenced::fence, fence)
 }
 

@@ -1,9 +1,17 @@
 //! The command line: what can be said, and who answers.
 
+use crate::consume::Consume;
+use crate::dead::Dead;
+use crate::demo::Demo;
 use crate::exit::Failure;
 use crate::output::Output;
+use crate::publish::Publish;
+use crate::read::Read;
 use crate::serve::Serve;
+use crate::subscription::Subscription;
+use crate::topic::Topic;
 use clap::{Args, Parser, Subcommand};
+use posthouse_client::{InvalidName, Name};
 
 const ABOUT: &str = "Posthouse, a persistent message broker: an acknowledged message is on disk";
 
@@ -44,22 +52,44 @@ pub(crate) struct Common {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(Serve),
+    Topic(Topic),
+    Subscription(Subscription),
+    Publish(Publish),
+    Consume(Consume),
+    Read(Read),
+    Dead(Dead),
+    Demo(Demo),
 }
 
 /// Carries out a command.
 pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { common, command } = cli;
     let mut output = Output::new(common.json);
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    // The client's task has a thread of its own, so that it keeps the connection alive and its
+    // leases prolonged while a command waits for a slow reader of its output.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|error| Failure::refused(format_args!("cannot start: {error}")))?;
     let done = runtime.block_on(async {
         match command {
             Command::Serve(serve) => serve.run(&mut output).await,
+            Command::Topic(topic) => topic.run(&common, &mut output).await,
+            Command::Subscription(subscription) => subscription.run(&common, &mut output).await,
+            Command::Publish(publish) => publish.run(&common, &mut output).await,
+            Command::Consume(consume) => consume.run(&common, &mut output).await,
+            Command::Read(read) => read.run(&common, &mut output).await,
+            Command::Dead(dead) => dead.run(&common, &mut output).await,
+            Command::Demo(demo) => demo.run(&mut output).await,
         }
     });
     // A thread that still waits for standard input must not keep the command from ending.
     runtime.shutdown_background();
     done.and_then(|()| output.flush())
+}
+
+/// Checks a name where it is written, so that a wrong one is wrong usage.
+pub(crate) fn parse_name(text: &str) -> Result<Name, InvalidName> {
+    Name::new(text)
 }

@@ -2,11 +2,24 @@
 
 mod base64;
 mod cli;
+mod connect;
+mod consume;
+mod dead;
+mod demo;
 mod exit;
+mod interrupt;
 mod lines;
+mod message;
 mod output;
+mod position;
+mod publish;
+mod read;
+mod ready;
 mod serve;
+mod settings;
+mod subscription;
 mod time;
+mod topic;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! The core: the shell with a clock, the connections, and the threads it hands work to.
 
 use crate::clock::Clock;
-use crate::deliver;
+use crate::deliver::read_delivery;
 use crate::exit::Exit;
 use crate::inbox::Inbox;
 use crate::loader::{Loaded, Loader};
@@ -156,7 +156,10 @@ impl Outlet for Sockets {
 
     fn deliver(&mut self, deliver: Deliver) {
         if let Some(connection) = self.connections.borrow().get(&deliver.connection) {
-            deliver::send(&self.reader, connection, &deliver);
+            read_delivery(&self.reader, &deliver, |head, tail| {
+                let len = tail.iter().map(Bytes::len).sum();
+                connection.send_with_tail(CorrelationId::ZERO, &head, tail.into_iter(), len);
+            });
         }
     }
 

@@ -1,20 +1,20 @@
 //! Turning a delivery into frames: reading the messages, cutting slices, pairing them with fences.
 
-use crate::outbox::Connection;
 use crate::read;
 use crate::slices::{Budget, Cut};
+use bytes::Bytes;
 use posthouse_engine::effect::{Deliver, DeliverRun};
 use posthouse_protocol::message::DeliverySlice;
-use posthouse_protocol::{CorrelationId, Reply, message};
+use posthouse_protocol::{Reply, message};
 use posthouse_storage::reader::Reader;
 
 /// Bytes of one frame's tail beyond which the next messages go into a frame of their own.
 const TAIL_BYTES: usize = 512 << 10;
 
-/// Reads and sends. What cannot be read is left out: its lease ends, and the next look at the
-/// stored bytes reports the damage.
-pub(crate) fn send(reader: &Reader, connection: &Connection, deliver: &Deliver) {
-    let mut frame = Frame::new(connection, deliver);
+/// Reads the messages and gives each frame's head and tail to `send`. What cannot be read is left
+/// out: its lease ends, and the next look at the stored bytes reports the damage.
+pub fn read_delivery(reader: &Reader, deliver: &Deliver, mut send: impl FnMut(Reply, Vec<Bytes>)) {
+    let mut frame = Frame::new(&mut send, deliver);
     for run in &deliver.runs {
         let range = run.first..run.first.plus(u64::from(run.count));
         let budget = Budget { bytes: usize::MAX, messages: u64::MAX };
@@ -29,17 +29,17 @@ pub(crate) fn send(reader: &Reader, connection: &Connection, deliver: &Deliver) 
     frame.send();
 }
 
-struct Frame<'a> {
-    connection: &'a Connection,
+struct Frame<'a, S> {
+    out: &'a mut S,
     deliver: &'a Deliver,
     slices: Vec<DeliverySlice>,
     tail: Vec<Cut>,
     tail_len: usize,
 }
 
-impl<'a> Frame<'a> {
-    const fn new(connection: &'a Connection, deliver: &'a Deliver) -> Self {
-        Self { connection, deliver, slices: Vec::new(), tail: Vec::new(), tail_len: 0 }
+impl<'a, S: FnMut(Reply, Vec<Bytes>)> Frame<'a, S> {
+    const fn new(out: &'a mut S, deliver: &'a Deliver) -> Self {
+        Self { out, deliver, slices: Vec::new(), tail: Vec::new(), tail_len: 0 }
     }
 
     fn add(&mut self, run: &DeliverRun, cut: Cut) {
@@ -67,8 +67,8 @@ impl<'a> Frame<'a> {
             slices: std::mem::take(&mut self.slices),
         };
         let tail = std::mem::take(&mut self.tail);
-        let len = std::mem::take(&mut self.tail_len);
-        let parts = tail.into_iter().flat_map(|cut| [cut.index, cut.bodies]);
-        self.connection.send_with_tail(CorrelationId::ZERO, &Reply::Deliver(head), parts, len);
+        self.tail_len = 0;
+        let parts = tail.into_iter().flat_map(|cut| [cut.index, cut.bodies]).collect();
+        (self.out)(Reply::Deliver(head), parts);
     }
 }

@@ -29,6 +29,7 @@ mod slices;
 mod syncer;
 
 pub use broker::{Broker, Connector, StartError};
+pub use deliver::read_delivery;
 pub use config::{Config, ConfigError};
 pub use exit::Exit;
 pub use fold::{FoldError, Folded};

@@ -159,6 +159,11 @@ impl<O: Outlet> Shell<O> {
         self.gates.is_empty() && !self.syncing
     }
 
+    /// The durable state as it is now, for comparing it with what recovery makes of the journal.
+    pub const fn state(&self) -> &posthouse_engine::State {
+        self.engine.state()
+    }
+
     /// Where everything goes.
     pub const fn outlet(&mut self) -> &mut O {
         &mut self.outlet

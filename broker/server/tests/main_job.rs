@@ -1,5 +1,6 @@
 //! The main job over bare frames: publish, hand out, acknowledge, stop, start again.
 
+#[expect(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use posthouse_broker::Exit;

@@ -42,10 +42,14 @@ struct Retired {
 }
 
 impl Free {
-    /// Begins with what the manifest names as retired: perhaps only its newest slot does.
-    pub(super) fn new(manifest: &Manifest) -> Self {
-        let dropped = manifest.retired.iter().map(|name| Dropped { name: *name, run: None });
-        Self { dropped: dropped.collect(), ..Self::default() }
+    /// Begins with what the manifest names as retired, which perhaps only its newest slot does,
+    /// and with checkpoints newer than the one at `folded`: recovery could not use them.
+    pub(super) fn new(manifest: &Manifest, folded: LogIndex) -> Self {
+        let unusable = manifest.checkpoints.iter().filter(|entry| entry.index > folded);
+        let unusable = unusable.map(|entry| FileName::new(FileKind::Checkpoint, entry.id));
+        let names = manifest.retired.iter().copied().chain(unusable);
+        let dropped = names.map(|name| Dropped { name, run: None }).collect();
+        Self { dropped, ..Self::default() }
     }
 
     /// When the next retired file should be looked at again.
@@ -90,6 +94,7 @@ impl<F: Fold> Checkpointer<F> {
         let waiting =
             retired.into_iter().map(|Retiring { name, map }| Retired { name, map, since: now });
         self.free.retired.extend(waiting);
+        self.publish_progress(now);
         Ok(true)
     }
 

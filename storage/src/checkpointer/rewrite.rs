@@ -6,7 +6,7 @@
 use super::error::CheckpointError;
 use crate::fs::File;
 use crate::manifest::RunEntry;
-use crate::names::{FileKind, FileName};
+use crate::names::{FileId, FileKind, FileName};
 use crate::run::{Copied, Header, Identity, Run, Verification, Writer};
 use crate::shared::Shared;
 use bytes::Bytes;
@@ -63,6 +63,8 @@ pub(super) struct Rewrite {
     full: VecDeque<Making>,
     made: Vec<Made>,
     verifying: Option<(usize, Verification)>,
+    /// Every file begun, for a rewrite that is given up.
+    begun: Vec<FileName>,
     pub(super) damaged: Vec<DamagedBatch>,
 }
 
@@ -108,6 +110,7 @@ impl Rewrite {
             full: VecDeque::new(),
             made: Vec::new(),
             verifying: None,
+            begun: Vec::new(),
             damaged: Vec::new(),
         }
     }
@@ -153,7 +156,11 @@ impl Rewrite {
         }
         let making = match slot {
             Some(making) => making,
-            None => slot.insert(Making::start(shared, self.after, self.through)?),
+            None => {
+                let id = shared.take_file_id();
+                self.begun.push(FileName::new(FileKind::Run, id));
+                slot.insert(Making::start(shared, id, self.after, self.through)?)
+            }
         };
         let &Found { partition, base, count, crc, .. } = found;
         let bytes = bytes_of(&self.sources, found);
@@ -229,11 +236,9 @@ impl Rewrite {
         self.made.iter().map(open).collect()
     }
 
-    /// The names of everything made or begun, for a rewrite that is given up.
-    pub(super) fn leftovers(&self) -> Vec<FileName> {
-        let making = self.own.iter().chain(&self.mixed).chain(&self.full);
-        let names = making.map(|making| making.name).chain(self.made.iter().map(|made| made.name));
-        names.flat_map(|name| [name, name.temporary()]).collect()
+    /// The names that files made or begun may have, for a rewrite that is given up.
+    pub(super) fn leftovers(&self) -> impl Iterator<Item = FileName> + '_ {
+        self.begun.iter().flat_map(|name| [*name, name.temporary()])
     }
 
     /// Forgets everything made, to begin again with the same batches.
@@ -245,8 +250,12 @@ impl Rewrite {
 }
 
 impl Making {
-    fn start(shared: &Shared, after: LogIndex, through: LogIndex) -> Result<Self, CheckpointError> {
-        let id = shared.take_file_id();
+    fn start(
+        shared: &Shared,
+        id: FileId,
+        after: LogIndex,
+        through: LogIndex,
+    ) -> Result<Self, CheckpointError> {
         let name = FileName::new(FileKind::Run, id);
         let file = create(shared, name)?;
         let salt = shared.fresh_salt(id);

@@ -24,7 +24,8 @@ const PARTS_MAX: usize = 1024;
 pub struct RealFs {
     path: PathBuf,
     dir: std::fs::File,
-    _lock: std::fs::File,
+    access: OFlags,
+    _lock: Option<std::fs::File>,
 }
 
 impl RealFs {
@@ -38,7 +39,18 @@ impl RealFs {
         std::fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(io)?;
         let dir = std::fs::File::open(path).map_err(io)?;
         let lock = take_lock(path)?;
-        Ok(Self { path: path.to_owned(), dir, _lock: lock })
+        Ok(Self { path: path.to_owned(), dir, access: OFlags::RDWR, _lock: Some(lock) })
+    }
+
+    /// Opens an existing directory for looking at it only, whether or not a process has it. Nothing
+    /// can be written through it.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn look(path: &Path) -> io::Result<Self> {
+        let dir = std::fs::File::open(path)?;
+        Ok(Self { path: path.to_owned(), dir, access: OFlags::RDONLY, _lock: None })
     }
 
     /// Where it is.
@@ -48,7 +60,7 @@ impl RealFs {
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<Arc<dyn File>> {
-        let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = flags | self.access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.dir, name, flags, FILE_MODE)?;
         Ok(Arc::new(RealFile { file: fd.into() }))
     }

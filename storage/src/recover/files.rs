@@ -45,9 +45,7 @@ pub(crate) fn sort(fs: &dyn Fs, manifest: &Manifest, lost: bool) -> io::Result<S
             }
             Fate::TakeIn(entry) => sorted.taken_in.push(entry),
             Fate::Orphan => {
-                let orphan = format!("{ORPHANS}/{}-{name}", manifest.generation);
-                fs.rename(&name, &orphan)?;
-                sorted.orphans.push(orphan);
+                sorted.orphans.extend(move_to_orphans(fs, manifest, &name)?);
                 changed = true;
             }
         }
@@ -58,6 +56,22 @@ pub(crate) fn sort(fs: &dyn Fs, manifest: &Manifest, lost: bool) -> io::Result<S
     Ok(sorted)
 }
 
+/// Moves a file aside and gives its new name; `None` if it is not there. Durable after the caller
+/// syncs the directory.
+pub(crate) fn move_to_orphans(
+    fs: &dyn Fs,
+    manifest: &Manifest,
+    name: &str,
+) -> io::Result<Option<String>> {
+    // The generation keeps apart files that had the same name.
+    let orphan = format!("{ORPHANS}/{}-{name}", manifest.generation);
+    match fs.rename(name, &orphan) {
+        Ok(()) => Ok(Some(orphan)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 enum Fate {
     Remove,
     TakeIn(SegmentEntry),
@@ -65,7 +79,8 @@ enum Fate {
 }
 
 fn judge(fs: &dyn Fs, manifest: &Manifest, name: FileName, lost: bool) -> io::Result<Fate> {
-    if name.temporary {
+    // A spare holds nothing, whoever made it.
+    if name.temporary || name.kind == FileKind::Spare {
         return Ok(Fate::Remove);
     }
     // A number that was never durably given belongs to a file that was never part of the store.

@@ -74,6 +74,41 @@ impl RecoveryReport {
     }
 }
 
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origin = match self.origin {
+            Origin::Found => "opened",
+            Origin::Created => "created",
+            Origin::Rebuilt => "rebuilt from segment headers",
+        };
+        write!(f, "store {origin} start_epoch={} clean={}", self.start_epoch, self.clean)?;
+        write!(f, " last={} mark={} checkpoint={}", self.last, self.mark, self.checkpoint)?;
+        write!(
+            f,
+            " replayed_frames={} replayed_bytes={}",
+            self.replayed_frames, self.replayed_bytes
+        )?;
+        if let Some(torn) = &self.torn {
+            write!(f, "; {torn}")?;
+        }
+        if let Some(error) = &self.manifest_damaged {
+            write!(f, "; a manifest slot is unreadable: {error}")?;
+        }
+        for range in &self.corrupt {
+            write!(f, "; {range}")?;
+        }
+        for (what, ids) in [
+            ("damaged checkpoint", &self.checkpoint_damaged),
+            ("damaged segment header", &self.damaged_headers),
+            ("missing segment", &self.missing),
+        ] {
+            ids.iter().try_for_each(|id| write!(f, "; {what} file={id}"))?;
+        }
+        self.runs_damaged.iter().try_for_each(|run| write!(f, "; {run}"))?;
+        self.orphans.iter().try_for_each(|name| write!(f, "; moved aside file={name}"))
+    }
+}
+
 /// The store cannot be opened. Nothing was removed; a later attempt finds the same.
 #[derive(Debug)]
 pub enum OpenError {

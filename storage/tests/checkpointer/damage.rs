@@ -6,7 +6,7 @@ use crate::world::{Model, ModelFrame, World, options};
 use bytes::Bytes;
 use posthouse_protocol::batch::{BatchBuilder, BatchView, Message};
 use posthouse_protocol::{Offset, PartitionId, Timestamp};
-use posthouse_storage::checkpointer::{CheckpointError, DamagedBatch, Step};
+use posthouse_storage::checkpointer::{CheckpointError, DamagedBatch, Step, Task};
 use posthouse_storage::frame::{BatchDraft, FrameDraft};
 use posthouse_storage::fs::faults::{Fault, FaultFs};
 use posthouse_storage::fs::sim::SimFs;
@@ -95,10 +95,15 @@ fn a_batch_with_a_damaged_header_is_recorded_as_lost_and_the_others_are_copied()
     publish(&mut world, 2);
     publish(&mut world, 3);
     let header = world.model.frames[1].batches[0].bytes.slice(..40);
-    let journal = FileName::new(FileKind::Segment, *world.shared.view().segments.keys().next().unwrap());
+    let journal =
+        FileName::new(FileKind::Segment, *world.shared.view().segments.keys().next().unwrap());
     let mut bytes = disk.contents(&journal.to_string()).unwrap();
-    let at: Vec<usize> =
-        bytes.windows(40).enumerate().filter(|(_, window)| *window == header).map(|found| found.0).collect();
+    let at: Vec<usize> = bytes
+        .windows(40)
+        .enumerate()
+        .filter(|(_, window)| *window == header)
+        .map(|found| found.0)
+        .collect();
     bytes[at[0] + 16] ^= 1;
     let file = posthouse_storage::fs::Fs::open(&disk, &journal.to_string()).unwrap();
     file.write_at(0, &[std::io::IoSlice::new(&bytes)]).unwrap();
@@ -113,8 +118,11 @@ fn a_batch_with_a_damaged_header_is_recorded_as_lost_and_the_others_are_copied()
         let read = world.reader.read(P, offset, 1);
         if offset == lost {
             let error = read.unwrap_err();
-            assert!(matches!(error, ReadError::Corrupt { partition: P, first, last, .. }
-                if first == lost && last == lost), "{error}");
+            assert!(
+                matches!(error, ReadError::Corrupt { partition: P, first, last, .. }
+                if first == lost && last == lost),
+                "{error}"
+            );
         } else {
             assert_eq!(read.unwrap()[0].base, offset);
         }
@@ -196,9 +204,34 @@ fn with_the_newest_checkpoint_damaged_the_older_one_and_its_journal_do() {
         }
         world.settle().unwrap();
     }
+    assert!(!world.shared.manifest().checkpoints.iter().any(|entry| entry.id == newest.id));
+    assert!(disk.contents(&name).is_none());
     let model = world.model.clone();
     drop(world);
     World::open(Arc::new(disk), options(), model).unwrap().settle().unwrap();
+}
+
+#[test]
+fn a_run_that_does_not_read_back_as_it_was_written_is_made_again() {
+    for kind in [FileKind::Run, FileKind::Checkpoint] {
+        let (disk, mut world) = fresh();
+        publish(&mut world, 1);
+        world.shared.request_roll();
+        world.journal.roll_if_requested().unwrap();
+        world.checkpointer.hurry();
+        while world.step().unwrap() != Step::Worked(Task::Name) {}
+        let made = names(&disk, kind);
+        let magic: &[u8] = if kind == FileKind::Run { &[1; 100] } else { &[5, 0, 0, 0] };
+        damage(&disk, &made[0], magic);
+
+        let error = world.checkpointer.step(world.now).unwrap_err();
+
+        assert!(!error.is_fatal(), "{error}");
+        assert!(world.shared.manifest().runs.is_empty());
+        world.settle().unwrap();
+        assert_eq!(world.shared.manifest().runs.len(), 1);
+        assert_ne!(names(&disk, kind), made);
+    }
 }
 
 #[test]
@@ -214,7 +247,8 @@ fn a_full_disk_stops_nothing_but_the_fold_and_is_got_over() {
         world.journal.roll_if_requested().unwrap();
         world.sync().unwrap();
         world.checkpointer.hurry();
-        let used: usize = disk.all_names().iter().map(|name| disk.contents(name).unwrap().len()).sum();
+        let used: usize =
+            disk.all_names().iter().map(|name| disk.contents(name).unwrap().len()).sum();
         disk.set_capacity(used as u64 + round * 700);
         for _ in 0..60 {
             full += u64::from(matches!(world.step().unwrap(), Step::OutOfSpace { .. }));

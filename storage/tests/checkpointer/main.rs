@@ -43,7 +43,7 @@ fn folds_on_a_real_directory_and_reads_everything_back() {
     for _ in 0..3 {
         let fs = Arc::new(RealFs::open(&path).unwrap());
         let mut world = World::open(fs, options(), model).unwrap();
-        for _ in 0..300 {
+        for _ in 0..70 {
             world.append(&mut random).unwrap();
             world.step().unwrap();
             if random.below(8) == 0 {

@@ -122,6 +122,9 @@ impl World {
     pub(crate) fn check_readable(&self) {
         let batches = self.model.batches(self.model.frames.len() as u64);
         for (partition, held) in &self.state.partitions {
+            for max_bytes in [1, 3000, 1 << 20] {
+                self.check_sequence(*partition, max_bytes);
+            }
             for offset in &held.needed {
                 let of_partition = (*partition, Offset(0))..=(*partition, *offset);
                 let (_, expected) = batches.range(of_partition).next_back().unwrap();
@@ -133,6 +136,26 @@ impl World {
                 assert_eq!(&first.bytes, expected, "partition={partition} offset={offset}");
             }
         }
+    }
+
+    /// Reading on from the front gives every needed message once, in order.
+    fn check_sequence(&self, partition: PartitionId, max_bytes: usize) {
+        let mut needed = self.state.partitions[&partition].needed.clone();
+        let mut next = Offset(0);
+        loop {
+            let found = self.reader.read(partition, next, max_bytes).unwrap();
+            let Some(last) = found.last() else {
+                break;
+            };
+            assert!(found.len() == 1 || max_bytes > 1);
+            for batch in &found {
+                assert!(batch.base >= next, "{batch:?} comes after {next}");
+                next = batch.next_offset();
+                needed.retain(|offset| *offset < batch.base || next <= *offset);
+            }
+            assert_eq!(next, last.next_offset());
+        }
+        assert!(needed.is_empty(), "partition={partition} not read: {needed:?}");
     }
 
     /// Appends a few random frames as one group, and perhaps syncs.

@@ -11,7 +11,7 @@ pub(super) fn check(timeline: &Timeline<'_>, found: &mut Violations) {
         let Some(first) = handouts.first() else { continue };
         let most = first_at_most(first);
         if u64::from(first.at.is.attempt) > most {
-            add(first, format!("is the first hand-out seen; at most {most} failed before"), found);
+            add(first, &format!("is the first hand-out seen; at most {most} failed before"), found);
         }
         let mut failed = 0;
         for (one, next) in handouts.iter().zip(handouts.iter().skip(1)) {
@@ -47,7 +47,7 @@ fn step(one: &Handout<'_, '_>, next: &Handout<'_, '_>, failed: u64, found: &mut 
         before + for_sure
     };
     if after < least || after > most {
-        add(next, format!("after attempt={before} it must be {least} to {most}"), found);
+        add(next, &format!("after attempt={before} it must be {least} to {most}"), found);
     }
 }
 
@@ -56,11 +56,11 @@ fn limit(handout: &Handout<'_, '_>, found: &mut Violations) {
     let declared = handout.timeline.declaration(handout.at.key.0);
     let most = declared.map_or(0, |declared| declared.attempts_max);
     if most > 0 && handout.at.is.attempt >= most {
-        add(handout, format!("should be dead-lettered after {most} failures"), found);
+        add(handout, &format!("should be dead-lettered after {most} failures"), found);
     }
 }
 
-fn add(handout: &Handout<'_, '_>, text: String, found: &mut Violations) {
+fn add(handout: &Handout<'_, '_>, text: &str, found: &mut Violations) {
     found.add(Violation {
         rule: Rule::Attempt,
         subject: handout.timeline.delivery(handout.at),

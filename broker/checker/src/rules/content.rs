@@ -21,9 +21,9 @@ pub(super) fn check(timeline: &Timeline<'_>, sightings: &Sightings, found: &mut 
 /// One offset, one message, one content.
 fn agree(timeline: &Timeline<'_>, place: &[Sighting], found: &mut Violations) {
     let Some(first) = place.first() else { return };
-    let other = place.iter().find(|seen| {
-        seen.how != How::Inferred && (seen.id, seen.crc) != (first.id, first.crc)
-    });
+    let other = place
+        .iter()
+        .find(|seen| seen.how != How::Inferred && (seen.id, seen.crc) != (first.id, first.crc));
     if let Some(other) = other.filter(|_| first.how != How::Inferred) {
         let text = format!(
             "was id={} crc={:08x}, later id={} crc={:08x}",

@@ -16,7 +16,12 @@ pub(super) fn check(timeline: &Timeline<'_>, found: &mut Violations) {
         }
         order(&handouts, found);
         if let Some(first) = deliveries.first() {
-            settlements(timeline, group(&timeline.settles, |at| at.key, first.key), &handouts, found);
+            settlements(
+                timeline,
+                group(&timeline.settles, |at| at.key, first.key),
+                &handouts,
+                found,
+            );
         }
     }
 }

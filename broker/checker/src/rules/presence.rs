@@ -28,7 +28,10 @@ pub(super) fn check(evidence: Evidence<'_, '_>, found: &mut Violations) {
             None => read_through(evidence, topic, (from, last.event), found),
             Some(subscription) => drained(evidence, subscription, (from, last.event), found),
         }
-        nowhere(evidence, topic, last.event, found);
+    }
+    for looks in finals.chunk_by(|one, next| one.key.0 == next.key.0) {
+        let Some(last) = looks.last() else { continue };
+        nowhere(evidence, last.key.0, last.event, found);
     }
 }
 

@@ -1,0 +1,211 @@
+//! Reading a topic without consuming it.
+
+mod open;
+
+pub use open::{OpenReader, Position};
+
+use crate::call::{Answer, Repeat, expect_reply};
+use crate::consumer::cut;
+use crate::core::Core;
+use crate::error::{ReadError, RequestError};
+use crate::record::Record;
+use bytes::Bytes;
+use futures_core::Stream;
+use posthouse_protocol::message::{CursorSave, Fetch, Fetched, Slice};
+use posthouse_protocol::settings::Position as From;
+use posthouse_protocol::{Name, Offset, Outcome, SubscriptionId, TopicId};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Bytes asked for at a time.
+const FETCH_BYTES: u32 = 1 << 20;
+/// Messages asked for at a time.
+const FETCH_MESSAGES: u32 = 10_000;
+/// How long the broker waits for a message before it says that there is none.
+const FOLLOW_WAIT: Duration = Duration::from_secs(20);
+
+/// Reads a topic from a place on, in order, without consuming; also a [`Stream`] of records.
+///
+/// One part is read ahead while the application works on the one before it. Lost connections are
+/// ridden out, up to the operation timeout for each part.
+#[derive(Debug)]
+pub struct Reader {
+    core: Arc<Core>,
+    topic: (TopicId, Name),
+    subscription: Option<SubscriptionId>,
+    follows: Follow,
+    state: State,
+    slices: VecDeque<Part>,
+}
+
+/// What a reader does at the end of the topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Follow {
+    /// It says so.
+    No,
+    /// It waits for more.
+    Yes,
+}
+
+type Fetching = oneshot::Receiver<Result<Answer, RequestError>>;
+
+/// The part behind the one at hand.
+#[derive(Debug)]
+enum State {
+    /// Not asked for.
+    At(From),
+    /// On its way.
+    Fetching(From, Fetching),
+}
+
+/// What is left of a slice.
+#[derive(Debug)]
+struct Part {
+    index: Bytes,
+    bodies: Bytes,
+    next: Offset,
+    left: u32,
+}
+
+impl Reader {
+    /// The next message. `Ok(None)` at the end of what was visible when it was asked for; a later call
+    /// looks again. A reader that [follows](OpenReader::follow) waits instead.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: dropped before it returns, nothing is passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]. The next call goes on: behind a damaged message, and otherwise with another try.
+    pub async fn next(&mut self) -> Result<Option<Record>, ReadError> {
+        poll_fn(|cx| self.poll_record(cx)).await
+    }
+
+    fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Record>, ReadError>> {
+        loop {
+            if let Some(part) = self.slices.front_mut() {
+                let taken = part.take();
+                if part.left == 0 {
+                    self.slices.pop_front();
+                }
+                return Poll::Ready(taken.map(Some));
+            }
+            let found = ready!(self.poll_fetch(cx))?;
+            if !found && self.follows == Follow::No {
+                return Poll::Ready(Ok(None));
+            }
+        }
+    }
+
+    /// Gets the next part and asks for the one behind it; `false` if there is none.
+    fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, RequestError>> {
+        let (from, fetching) = match &mut self.state {
+            State::Fetching(from, fetching) => (*from, fetching),
+            State::At(from) => {
+                let from = *from;
+                self.fetch(from);
+                return self.poll_fetch(cx);
+            }
+        };
+        let answer = ready!(Pin::new(fetching).poll(cx));
+        self.state = State::At(from);
+        let answer = answer.unwrap_or(Err(RequestError::Closed { outcome: Outcome::Definite }))?;
+        let mut tail = answer.tail.clone();
+        let fetched = expect_reply!(answer, Fetched)?;
+        let parts = fetched.slices.iter().map(|slice| Part::cut(slice, &mut tail));
+        self.slices = parts.collect::<Result<_, _>>().map_err(RequestError::Protocol)?;
+        let next = From::Offset(fetched.next);
+        self.state = State::At(next);
+        let found = !self.slices.is_empty();
+        if found && (self.follows == Follow::Yes || fetched.next < fetched.end) {
+            self.fetch(next);
+        }
+        Poll::Ready(Ok(found || is_behind(&fetched)))
+    }
+
+    fn fetch(&mut self, from: From) {
+        let wait = match self.follows {
+            Follow::No => Duration::ZERO,
+            Follow::Yes => FOLLOW_WAIT,
+        };
+        let request = Fetch {
+            topic: self.topic.0,
+            from,
+            bytes_max: FETCH_BYTES,
+            messages_max: FETCH_MESSAGES,
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+        };
+        let timeout = self.core.options.operation_timeout + wait;
+        let fetching = self.core.start_call(request, Repeat::Safe, timeout);
+        self.state = State::Fetching(from, fetching);
+    }
+
+    /// Goes on from another place.
+    pub fn seek(&mut self, to: Offset) {
+        self.slices.clear();
+        self.state = State::At(From::Offset(to));
+    }
+
+    /// Saves the subscription's cursor, for a reader opened at [`Position::Saved`]: everything below
+    /// `next` is done, and a reader opened there later starts at `next`. After a record at `offset`
+    /// is done, that is `offset.next()`.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped, the cursor may be saved or not.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::NoSubscription`], or the request's error. Saving again is safe.
+    pub async fn save(&self, next: Offset) -> Result<(), ReadError> {
+        let subscription = self.subscription.ok_or(ReadError::NoSubscription)?;
+        let save = CursorSave { subscription, offset: next };
+        let answer = self.core.call(save, Repeat::Safe).await?;
+        expect_reply!(answer, Done).map(|_| ()).map_err(ReadError::Request)
+    }
+
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        self.topic.1.as_str()
+    }
+}
+
+/// Whether an empty part is no end: what lay there is gone, and there is more behind it.
+fn is_behind(fetched: &Fetched) -> bool {
+    fetched.next < fetched.end
+}
+
+impl Stream for Reader {
+    type Item = Result<Record, ReadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_record(cx).map(Result::transpose)
+    }
+}
+
+impl Part {
+    fn cut(slice: &Slice, tail: &mut Bytes) -> Result<Self, posthouse_protocol::DecodeError> {
+        let index = cut(tail, slice.index_len)?;
+        let bodies = cut(tail, slice.bodies_len)?;
+        Ok(Self { index, bodies, next: slice.first, left: slice.count })
+    }
+
+    fn take(&mut self) -> Result<Record, ReadError> {
+        let offset = self.next;
+        self.next = offset.next();
+        self.left = self.left.saturating_sub(1);
+        let cut = Record::cut(offset, &mut self.index, &mut self.bodies);
+        if cut.is_err() {
+            self.left = 0;
+        }
+        let verified = cut.and_then(|record| record.verify().map(|()| record));
+        verified.map_err(|error| ReadError::Damaged { offset, error })
+    }
+}
