@@ -72,9 +72,9 @@ enum Durability {
 
 /// Who sends.
 #[derive(Clone, Copy, Debug)]
-struct Crowd {
-    connections: usize,
-    window: usize,
+pub(crate) struct Crowd {
+    pub(crate) connections: usize,
+    pub(crate) window: usize,
 }
 
 impl FromStr for Crowd {
@@ -131,6 +131,29 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// One turn of the plain bare loop (epoll, sync inline): p50 and p99 in microseconds, requests a
+/// second.
+pub(crate) fn bare_turn(
+    dir: &std::path::Path,
+    crowd: Crowd,
+    millis: u64,
+    written: bool,
+) -> io::Result<[f64; 3]> {
+    let shapes = if written { &WRITTEN[..1] } else { &SYNCED[..1] };
+    let path = dir.join("ring");
+    let ring = match File::options().read(true).write(true).open(&path) {
+        Ok(ring) => ring,
+        Err(_) => disk::zero_filled(&path, RING)?,
+    };
+    let measured = Duration::from_millis(millis);
+    let Crowd { connections, window } = crowd;
+    let load = Load { connections, window, blocking: false, warm_up: measured / 10, measured };
+    let case = Case { shapes, load, ring: &Arc::new(ring), place: Placement::Free };
+    let [shape] = shapes else { unreachable!("one shape was chosen") };
+    let turn = case.turn(*shape)?;
+    Ok([turn.p50, turn.p99, turn.per_second])
 }
 
 impl Options {

@@ -8,6 +8,7 @@ mod layout;
 mod map_vs_write;
 mod place;
 mod probe;
+mod publish;
 mod report;
 
 use std::io;
@@ -30,6 +31,8 @@ enum Scenario {
     BareLoop(bare_loop::Options),
     /// What a checksum per message and an index entry per message cost.
     Layout(Common),
+    /// Publishing against the real broker, beside the bare loop.
+    Publish(publish::Options),
     /// Positioned writes against stores through a mapping.
     MapVsWrite(Common),
 }
@@ -48,11 +51,12 @@ struct Common {
 fn main() -> io::Result<()> {
     match Cli::parse().scenario {
         Scenario::List => {
-            report::line("bare-loop\nlayout\nmap-vs-write");
+            report::line("bare-loop\nlayout\nmap-vs-write\npublish");
             Ok(())
         }
         Scenario::BareLoop(options) => bare_loop::run(&options),
         Scenario::Layout(common) => layout::run(&common),
+        Scenario::Publish(options) => publish::run(&options),
         Scenario::MapVsWrite(common) => map_vs_write::run(&common),
     }
 }

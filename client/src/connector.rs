@@ -66,11 +66,14 @@ pub(crate) struct Unix {
 /// The connector for an address; `None` if it is neither `HOST:PORT` nor `unix:PATH`.
 pub(crate) fn for_address(address: &str) -> Option<Box<dyn Connector>> {
     if let Some(path) = address.strip_prefix("unix:") {
-        return (!path.is_empty()).then(|| Box::new(Unix { path: path.into() }) as _);
+        let unix = Unix { path: path.into() };
+        return if path.is_empty() { None } else { Some(Box::new(unix)) };
     }
     let (host, port) = address.rsplit_once(':')?;
-    let valid = !host.is_empty() && port.parse::<u16>().is_ok();
-    valid.then(|| Box::new(Tcp { address: address.to_owned() }) as _)
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        return None;
+    }
+    Some(Box::new(Tcp { address: address.to_owned() }))
 }
 
 impl Connector for Tcp {

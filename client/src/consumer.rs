@@ -76,7 +76,7 @@ impl Consumer {
     where
         H: Fn(Arc<Delivery>) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<Failure>,
+        E: Into<Failure> + 'static,
     {
         Run::new(self, concurrency, handler)
     }

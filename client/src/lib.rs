@@ -55,9 +55,7 @@ pub use admin::Admin;
 pub use builder::ClientBuilder;
 pub use client::Client;
 pub use connector::{Connecting, Connector, Pipe};
-pub use consumer::{
-    Consumer, Delivery, Extension, Failure, OpenConsumer, Retry, Run, Settlement,
-};
+pub use consumer::{Consumer, Delivery, Extension, Failure, OpenConsumer, Retry, Run, Settlement};
 pub use error::{
     ConnectError, ConsumeError, PublishError, ReadError, Refusal, RequestError, SettleError,
     TrySubmitError,

@@ -42,8 +42,8 @@ use posthouse_protocol::{LogIndex, StartEpoch, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long to wait after a full disk, and for readers of a retired file.
-const RETRY: Duration = Duration::from_millis(100);
+/// How long to wait after a full disk or damage.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Folds, compacts and frees in the background.
 #[derive(Debug)]
@@ -55,6 +55,8 @@ pub struct Checkpointer<F> {
     /// What the latest step did, or tried to.
     task: Task,
     retry_at: Option<Duration>,
+    /// When to try again to make a segment ready, after the disk was full.
+    ready_at: Duration,
     quiet: Quiet,
     /// Whether to fold what is finished however little it is.
     is_hurried: bool,
@@ -157,6 +159,7 @@ impl<F: Fold> Checkpointer<F> {
             work: Work::Resting,
             task: Task::Choose,
             retry_at: None,
+            ready_at: Duration::ZERO,
             quiet: Quiet::default(),
             is_hurried: false,
             free,
@@ -177,6 +180,10 @@ impl<F: Fold> Checkpointer<F> {
     /// by a later step.
     pub fn step(&mut self, now: Duration) -> Result<Step, CheckpointError> {
         self.watch(now);
+        // Comes before everything else: the journal must never have to wait for it.
+        if self.make_ready(now)? {
+            return Ok(Step::Worked(Task::Ready));
+        }
         if let Some(until) = self.retry_at.filter(|at| *at > now) {
             return Ok(Step::Idle { until });
         }
@@ -283,12 +290,13 @@ impl<F: Fold> Checkpointer<F> {
         }
         if !job.restart() {
             self.work = Work::Resting;
+            self.survey.block();
         }
     }
 
     /// What to do while nothing is being written.
     fn choose(&mut self, now: Duration) -> Result<Step, CheckpointError> {
-        if self.make_ready()? || self.recycle(now)? || self.retire(now)? {
+        if self.recycle(now)? || self.retire(now)? {
             return Ok(Step::Worked(self.task));
         }
         if let Some(folding) = self.due_fold(now) {

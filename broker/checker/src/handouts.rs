@@ -87,8 +87,7 @@ impl Handout<'_, '_> {
         reasons.min().filter(|reason| *reason <= next.t).map(|reason| reason.max(self.earliest))
     }
 
-    /// Until when the consumer certainly held the message; before it got it, if that is not certain
-    /// at all.
+    /// Until when nobody else can have got the message, unless the broker broke the lease.
     pub(crate) fn held_until(&self) -> Time {
         let settled = self.settles.iter().map(|at| at.is.t0);
         let ends = settled

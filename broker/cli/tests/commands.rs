@@ -1,5 +1,6 @@
 //! What commands print and how they end: the contract that scripts rely on.
 
+#[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
 
 use support::broker::{Broker, Site};

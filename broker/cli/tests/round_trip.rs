@@ -1,6 +1,7 @@
 //! The main job with the real binary: what goes in through `publish --lines` comes out through
 //! `consume --output`, byte for byte, whatever happens to the broker meanwhile.
 
+#[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
 
 use rustix::process::Signal;

@@ -1,5 +1,6 @@
 //! How `posthouse serve` starts, refuses to start, and stops.
 
+#[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
 
 use rustix::process::Signal;

@@ -30,11 +30,14 @@ mod window;
 mod tests;
 
 use crate::context::Context;
+use crate::event::{Event, OffsetRun};
 use crate::input::{LoadPurpose, WindowEntry};
 use crate::time::Time;
 use bytes::Bytes;
 use consumer::ConsumerKey;
 use dead_letter::Letters;
+use posthouse_protocol::message::DeliveryRun;
+use posthouse_protocol::wire::Wire;
 use posthouse_protocol::{LogIndex, Offset, PartitionId, SubscriptionId};
 use queue::Queue;
 use redrive::Redrives;
@@ -191,6 +194,7 @@ impl Deliveries {
             self.timers.remove(&(at, id));
             if let Some(queue) = self.queues.get_mut(&id) {
                 queue.armed = None;
+                queue.ready.advance(now);
             }
             self.end_leases(context, id);
             self.dirty.insert(id);
@@ -246,18 +250,45 @@ fn follows(a: &WindowEntry, b: &WindowEntry) -> bool {
     !a.damaged && !b.damaged && a.offset.next() == b.offset
 }
 
-/// Events that one frame holds at most, when they need not be one atomic unit.
-const FRAME_EVENTS_MAX: usize = 1024;
+/// Bytes of events that a frame of many holds at most. The smallest segments that are configured
+/// take frames of twice that.
+const FRAME_BYTES_MAX: usize = 48 << 10;
 
-/// Appends `events` in as many frames as they need, and returns the last frame's number.
-fn append_in_frames(
-    context: &mut Context<'_>,
-    mut events: Vec<crate::event::Event>,
-) -> LogIndex {
-    while events.len() > FRAME_EVENTS_MAX {
-        let rest = events.split_off(FRAME_EVENTS_MAX);
-        context.append(events, Vec::new());
-        events = rest;
+/// Appends `events`, which need not be one atomic unit, in as many frames as they need, and
+/// returns the last frame's number.
+fn append_in_frames(context: &mut Context<'_>, events: Vec<Event>) -> LogIndex {
+    let (mut frame, mut bytes) = (Vec::new(), 0);
+    for event in events {
+        let len = len_of(&event);
+        if bytes + len > FRAME_BYTES_MAX && !frame.is_empty() {
+            context.append(std::mem::take(&mut frame), Vec::new());
+            bytes = 0;
+        }
+        bytes += len;
+        frame.push(event);
     }
-    if events.is_empty() { context.last() } else { context.append(events, Vec::new()) }
+    if frame.is_empty() { context.last() } else { context.append(frame, Vec::new()) }
+}
+
+/// Roughly how long the encoding of an event is that delivery makes many of.
+fn len_of(event: &Event) -> usize {
+    const FIXED: usize = 40;
+    match event {
+        Event::HandedOut(event) => FIXED + event.runs.len() * DeliveryRun::LEN_MIN,
+        Event::Settled(event) => FIXED + event.runs.len() * OffsetRun::LEN_MIN,
+        Event::Failed(event) => FIXED + event.reason.len(),
+        Event::Rejected(event) => FIXED + event.reason.len(),
+        Event::Started(_)
+        | Event::TopicCreated(_)
+        | Event::TopicAltered(_)
+        | Event::TopicTrimmed(_)
+        | Event::TopicDeleted(_)
+        | Event::SubscriptionCreated(_)
+        | Event::SubscriptionDeleted(_)
+        | Event::ProducerOpened(_)
+        | Event::ProducerForgotten(_)
+        | Event::Published(_)
+        | Event::DeadLettered(_)
+        | Event::CursorSaved(_) => FIXED,
+    }
 }

@@ -9,7 +9,9 @@ use crate::exit::Exit;
 use crate::fold::Folded;
 use crate::inbox::Inbox;
 use crate::listener::{Host, Listener, accept_all, accept_inner};
+use crate::outbox::Memory;
 use crate::shell::Room;
+use posthouse_client::{Connecting, Pipe};
 use posthouse_engine::Engine;
 use posthouse_protocol::message::Goodbye;
 use posthouse_protocol::{CorrelationId, ErrorCode, Reply};
@@ -61,6 +63,16 @@ impl Connector {
         let refused = |_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         self.pipes.send(theirs).await.map_err(refused)?;
         Ok(ours)
+    }
+}
+
+impl posthouse_client::Connector for Connector {
+    fn connect(&self) -> Connecting<'_> {
+        Box::pin(async { Ok(Box::new(Self::connect(self).await?) as Box<dyn Pipe>) })
+    }
+
+    fn server(&self) -> String {
+        "the broker in this process".to_owned()
     }
 }
 
@@ -220,6 +232,10 @@ impl Shard {
             connections: Rc::clone(&connections),
             connections_max: usize::try_from(config.connections_max).unwrap_or(usize::MAX),
             greeting,
+            memory: Rc::new(Memory::new(
+                usize::try_from(config.connection_bytes_max).unwrap_or(usize::MAX),
+                usize::try_from(config.buffers_bytes_max).unwrap_or(usize::MAX),
+            )),
             next_id: Rc::new(Cell::new(1)),
         };
         let mut accepting: Vec<_> = listeners

@@ -144,7 +144,7 @@ async fn serve(
     let idle = Duration::from_secs(limits::IDLE_SECONDS_MAX);
     loop {
         while !connection.has_room() {
-            connection.room.notified().await;
+            connection.wait_for_room().await;
             if connection.is_closing() {
                 return Ended::Closed;
             }

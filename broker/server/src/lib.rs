@@ -29,8 +29,8 @@ mod slices;
 mod syncer;
 
 pub use broker::{Broker, Connector, StartError};
-pub use deliver::read_delivery;
 pub use config::{Config, ConfigError};
+pub use deliver::read_delivery;
 pub use exit::Exit;
 pub use fold::{FoldError, Folded};
 pub use loader::{Loaded, perform};

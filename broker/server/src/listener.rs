@@ -3,7 +3,7 @@
 use crate::connection::{self, Ended, Greeting};
 use crate::core::Connections;
 use crate::inbox::Inbox;
-use crate::outbox::Connection;
+use crate::outbox::{Connection, Memory};
 use posthouse_engine::Input;
 use posthouse_engine::input::ConnectionId;
 use posthouse_protocol::ErrorCode;
@@ -32,6 +32,7 @@ pub(crate) struct Host {
     pub(crate) connections: Connections,
     pub(crate) connections_max: usize,
     pub(crate) greeting: Greeting,
+    pub(crate) memory: Rc<Memory>,
     pub(crate) next_id: Rc<Cell<u64>>,
 }
 
@@ -83,7 +84,7 @@ impl Host {
         }
         let id = ConnectionId(self.next_id.get());
         self.next_id.set(id.0 + 1);
-        let connection = Rc::new(Connection::new(id));
+        let connection = Rc::new(Connection::new(id, Rc::clone(&self.memory)));
         self.connections.borrow_mut().insert(id, Rc::clone(&connection));
         tracing::debug!(connection = id.0, peer, "connected");
         let leave = Leave { id, host: self.clone() };

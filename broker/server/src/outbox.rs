@@ -9,16 +9,43 @@ use posthouse_protocol::frame::encode_head;
 use posthouse_protocol::{CorrelationId, Reply};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use tokio::sync::Notify;
 
-/// Unsent bytes of one connection beyond which nothing more is read from it.
-const UNSENT_BYTES_MAX: usize = 4 << 20;
-/// Bytes of unanswered requests of one connection beyond which nothing more is read from it.
-const UNANSWERED_BYTES_MAX: usize = 8 << 20;
 /// Unanswered requests of one connection beyond which nothing more is read from it.
 const UNANSWERED_MAX: usize = 20_000;
 /// Small frames are put together in buffers of this size.
 const CHUNK_BYTES: usize = 16 << 10;
+
+/// Memory for what connections have sent and has not been answered, and for what waits to be sent
+/// to them.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    used: Cell<usize>,
+    each_max: usize,
+    all_max: usize,
+    /// Rings when all together are below their limit again.
+    room: Notify,
+}
+
+impl Memory {
+    /// Nothing is used; at most `each_max` may be by one connection, `all_max` by all.
+    pub(crate) fn new(each_max: usize, all_max: usize) -> Self {
+        Self { used: Cell::new(0), each_max, all_max, room: Notify::new() }
+    }
+
+    fn take(&self, bytes: usize) {
+        self.used.set(self.used.get() + bytes);
+    }
+
+    fn give_back(&self, bytes: usize) {
+        let before = self.used.get();
+        self.used.set(before.saturating_sub(bytes));
+        if before >= self.all_max && self.used.get() < self.all_max {
+            self.room.notify_waiters();
+        }
+    }
+}
 
 /// One connection, as the core, its reader and its writer share it.
 #[derive(Debug)]
@@ -32,6 +59,7 @@ pub(crate) struct Connection {
     unanswered: RefCell<BTreeMap<CorrelationId, usize>>,
     unanswered_bytes: Cell<usize>,
     closing: Cell<bool>,
+    memory: Rc<Memory>,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +70,7 @@ struct Unsent {
 }
 
 impl Connection {
-    pub(crate) fn new(id: ConnectionId) -> Self {
+    pub(crate) fn new(id: ConnectionId, memory: Rc<Memory>) -> Self {
         Self {
             id,
             unsent: RefCell::default(),
@@ -51,6 +79,7 @@ impl Connection {
             unanswered: RefCell::default(),
             unanswered_bytes: Cell::new(0),
             closing: Cell::new(false),
+            memory,
         }
     }
 
@@ -73,6 +102,7 @@ impl Connection {
         encode_head(&mut unsent.open, reply.kind(), correlation, tail_len, |out| reply.encode(out));
         let grown = unsent.open.len() - before + tail_len;
         unsent.bytes += grown;
+        self.memory.take(grown);
         if tail_len > 0 || unsent.open.len() >= CHUNK_BYTES {
             unsent.close_chunk();
         }
@@ -93,6 +123,7 @@ impl Connection {
         let mut unsent = self.unsent.borrow_mut();
         unsent.bytes = unsent.bytes.saturating_sub(bytes);
         drop(unsent);
+        self.memory.give_back(bytes);
         self.ring_if_room();
     }
 
@@ -102,6 +133,7 @@ impl Connection {
             let mut unanswered = self.unanswered.borrow_mut();
             *unanswered.entry(correlation).or_default() += bytes;
             self.unanswered_bytes.set(self.unanswered_bytes.get() + bytes);
+            self.memory.take(bytes);
         }
     }
 
@@ -111,15 +143,29 @@ impl Connection {
         }
         if let Some(bytes) = self.unanswered.borrow_mut().remove(&correlation) {
             self.unanswered_bytes.set(self.unanswered_bytes.get().saturating_sub(bytes));
+            self.memory.give_back(bytes);
         }
         self.ring_if_room();
     }
 
     /// Whether more may be read from this connection.
     pub(crate) fn has_room(&self) -> bool {
-        self.unsent.borrow().bytes < UNSENT_BYTES_MAX
-            && self.unanswered_bytes.get() < UNANSWERED_BYTES_MAX
-            && self.unanswered.borrow().len() < UNANSWERED_MAX
+        let own = self.held();
+        let fits = own < self.memory.each_max && self.unanswered.borrow().len() < UNANSWERED_MAX;
+        // One that holds nothing is let through, so that a crowd cannot starve it.
+        fits && (own == 0 || self.memory.used.get() < self.memory.all_max)
+    }
+
+    fn held(&self) -> usize {
+        self.unsent.borrow().bytes + self.unanswered_bytes.get()
+    }
+
+    /// Waits for something that may have made room.
+    pub(crate) async fn wait_for_room(&self) {
+        tokio::select! {
+            () = self.room.notified() => {}
+            () = self.memory.room.notified() => {}
+        }
     }
 
     fn ring_if_room(&self) {
@@ -142,6 +188,12 @@ impl Connection {
     /// Whether nothing waits to be sent.
     pub(crate) fn is_flushed(&self) -> bool {
         self.unsent.borrow().bytes == 0
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.memory.give_back(self.held());
     }
 }
 

@@ -82,16 +82,13 @@ impl<H, F, E> Run<H>
 where
     H: Fn(Arc<Delivery>) -> F + Send + Sync + 'static,
     F: Future<Output = Result<(), E>> + Send + 'static,
-    E: Into<Failure>,
+    E: Into<Failure> + 'static,
 {
     async fn run(self) -> Result<(), ConsumeError> {
         let (stop, stopped) = watch::channel(false);
         let shared = Arc::clone(&self.consumer.shared);
-        let crew = Arc::new(Crew {
-            consumer: Mutex::new(self.consumer),
-            shared,
-            handler: self.handler,
-        });
+        let crew =
+            Arc::new(Crew { consumer: Mutex::new(self.consumer), shared, handler: self.handler });
         let mut workers = JoinSet::new();
         for _ in 0..self.concurrency {
             workers.spawn(Arc::clone(&crew).work(stopped.clone()));
@@ -130,7 +127,7 @@ impl<H, F, E> Crew<H>
 where
     H: Fn(Arc<Delivery>) -> F + Send + Sync + 'static,
     F: Future<Output = Result<(), E>> + Send + 'static,
-    E: Into<Failure>,
+    E: Into<Failure> + 'static,
 {
     async fn work(self: Arc<Self>, mut stopped: watch::Receiver<bool>) -> Result<(), ConsumeError> {
         loop {

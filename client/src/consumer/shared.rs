@@ -55,6 +55,13 @@ enum End {
     Ended,
 }
 
+/// What the driver can send now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) settlements: bool,
+    pub(crate) credit: bool,
+}
+
 /// What the driver has to tell the broker.
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -190,7 +197,7 @@ impl Shared {
         now: Instant,
     ) -> Result<(), DecodeError> {
         let mut state = lock(&self.state);
-        if state.is_dropped {
+        if state.is_dropped || !matches!(state.end, End::Open) {
             return Ok(());
         }
         for slice in &deliver.slices {
@@ -205,8 +212,8 @@ impl Shared {
         Ok(())
     }
 
-    /// What there is to tell the broker; settlements only if `may_settle`.
-    pub(crate) fn work(&self, now: Instant, may_settle: bool) -> Work {
+    /// What there is to tell the broker now.
+    pub(crate) fn work(&self, now: Instant, wanted: Wanted) -> Work {
         let mut state = lock(&self.state);
         state.is_announced = false;
         let prolonged = state.leases.prolong_due(now);
@@ -214,10 +221,10 @@ impl Shared {
             state.release_overdue(now);
         }
         Work {
-            groups: if may_settle { state.settlements.take() } else { Vec::new() },
+            groups: if wanted.settlements { state.settlements.take() } else { Vec::new() },
             prolonged,
             lease: state.leases.lease(),
-            totals: state.credit.tell(),
+            totals: if wanted.credit { state.credit.tell() } else { None },
             is_dropped: state.is_dropped,
         }
     }
@@ -268,10 +275,7 @@ impl Shared {
 
 impl State {
     /// Cuts the next message off what has arrived.
-    fn take(
-        &mut self,
-        shared: &Arc<Shared>,
-    ) -> Option<(Result<Record, DecodeError>, Ticket)> {
+    fn take(&mut self, shared: &Arc<Shared>) -> Option<(Result<Record, DecodeError>, Ticket)> {
         if !matches!(self.end, End::Open) {
             return None;
         }

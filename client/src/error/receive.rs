@@ -153,7 +153,9 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Request(error) => error.fmt(f),
-            Self::Damaged { offset, error } => write!(f, "damaged message offset={offset}: {error}"),
+            Self::Damaged { offset, error } => {
+                write!(f, "damaged message offset={offset}: {error}")
+            }
             Self::NoSubscription => {
                 f.write_str("reader has no subscription: open it at Position::Saved")
             }

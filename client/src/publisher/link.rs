@@ -137,7 +137,10 @@ impl Link {
             Refused::Fenced(refusal) => {
                 let outcome = Outcome::Definite;
                 self.shared.close(PublishError::Refused { refusal: refusal.clone(), outcome });
-                self.fail_all(|outcome| PublishError::Refused { refusal: refusal.clone(), outcome });
+                self.fail_all(|outcome| PublishError::Refused {
+                    refusal: refusal.clone(),
+                    outcome,
+                });
             }
         }
     }
@@ -150,7 +153,7 @@ impl Link {
                 self.topic = Topic::Known(info.id);
                 self.shared.set_message_bytes_max(info.settings.message_bytes_max);
             }
-            Err(refusal) => self.on_not_told(refusal, now),
+            Err(refusal) => self.on_not_told(&refusal, now),
         }
     }
 
@@ -162,12 +165,12 @@ impl Link {
                 let failed = self.window.on_reopened(&opened);
                 self.complete(failed);
             }
-            Err(refusal) => self.on_not_told(refusal, now),
+            Err(refusal) => self.on_not_told(&refusal, now),
         }
     }
 
     /// Topic or producer is asked for again when it is needed: later, if that can help what waits.
-    fn on_not_told(&mut self, refusal: Refusal, now: Instant) {
+    fn on_not_told(&mut self, refusal: &Refusal, now: Instant) {
         if refusal.is_retriable() {
             let pause = refusal.retry_after().unwrap_or(ASK_PAUSE);
             self.asking = Asking::After(now + pause);

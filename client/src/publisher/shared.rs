@@ -122,9 +122,7 @@ impl Shared {
                 Ok(())
             }
             Ok(Err(_closed)) => Err(self.closed_error()),
-            Err(_elapsed) => {
-                Err(PublishError::TimedOut { outcome: Outcome::Definite, last: None })
-            }
+            Err(_elapsed) => Err(PublishError::TimedOut { outcome: Outcome::Definite, last: None }),
         }
     }
 

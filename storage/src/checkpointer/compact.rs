@@ -29,13 +29,19 @@ pub(super) struct Survey {
     /// Bytes of batches that are needed.
     needed: BTreeMap<FileId, u64>,
     is_complete: bool,
+    /// The disk was full: no compaction before the next fold.
+    is_blocked: bool,
 }
 
 impl Survey {
     /// The state has moved: every run is looked at again.
     pub(super) fn restart(&mut self) {
-        self.needed.clear();
-        self.is_complete = false;
+        *self = Self::default();
+    }
+
+    /// Compaction has to wait for the next fold.
+    pub(super) const fn block(&mut self) {
+        self.is_blocked = true;
     }
 
     /// Runs of which nothing is needed.
@@ -68,6 +74,9 @@ impl<F: Fold> Checkpointer<F> {
 
     /// Starts rewriting runs if that is worth it; says whether it did.
     pub(super) fn start_compaction(&mut self) -> bool {
+        if self.survey.is_blocked {
+            return false;
+        }
         let victims = self.victims();
         if victims.is_empty() {
             return false;

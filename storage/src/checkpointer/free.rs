@@ -19,8 +19,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Spare files kept besides the ready segments.
-const SPARES_MAX: usize = 2;
+/// Spare files kept besides the ready segments: what a few folds at full speed set free and the
+/// journal takes again, so that no file has to be filled with zeros.
+const SPARES_MAX: usize = 8;
+/// The same when space is short.
+const SPARES_MIN: usize = 1;
+/// How often to look whether a retired file is still read.
+const POLL: Duration = Duration::from_millis(100);
 
 /// Files on their way out.
 #[derive(Debug, Default)]
@@ -54,24 +59,32 @@ impl Free {
 
     /// When the next retired file should be looked at again.
     pub(super) fn next_deadline(&self, now: Duration) -> Option<Duration> {
-        (!self.retired.is_empty()).then(|| now.saturating_add(RETRY))
+        (!self.retired.is_empty()).then(|| now.saturating_add(POLL))
     }
 }
 
 impl<F: Fold> Checkpointer<F> {
-    /// Makes a segment ready for the journal if one is wanted; says whether it did.
-    pub(super) fn make_ready(&mut self) -> Result<bool, CheckpointError> {
-        if self.shared.ready_count() >= self.shared.options.segments_ready {
+    /// Makes a segment ready for the journal if one is wanted; says whether it did. A full disk is
+    /// no error: everything else goes on, and may make room.
+    pub(super) fn make_ready(&mut self, now: Duration) -> Result<bool, CheckpointError> {
+        let wanted = self.shared.options.segments_ready;
+        if self.shared.ready_count() >= wanted || now < self.ready_at {
             return Ok(false);
         }
         self.task = Task::Ready;
-        spare::prepare(&self.shared).map_err(|error| match error {
-            SpareError::Manifest(source) => CheckpointError::Manifest(source),
-            SpareError::File { id, source } => {
+        let error = match spare::prepare(&self.shared) {
+            Ok(made) => return Ok(made),
+            Err(SpareError::Manifest(source)) => CheckpointError::Manifest(source),
+            Err(SpareError::File { id, source }) => {
                 let file = Some(FileName::new(FileKind::Segment, id));
                 CheckpointError::Io { file, source }
             }
-        })
+        };
+        if error.is_out_of_space() {
+            self.ready_at = now.saturating_add(RETRY);
+            return Ok(false);
+        }
+        Err(error)
     }
 
     /// Names what is not needed any more as retired, in both slots; says whether there was anything.
@@ -144,7 +157,8 @@ impl<F: Fold> Checkpointer<F> {
     /// Makes a spare of the file if it has the common size and spares are wanted.
     fn make_spare(&self, name: FileName) -> Result<bool, CheckpointError> {
         let error = |source| CheckpointError::Io { file: Some(name), source };
-        if self.shared.manifest().spares.len() >= SPARES_MAX {
+        let wanted = if self.is_short() { SPARES_MIN } else { SPARES_MAX };
+        if self.shared.manifest().spares.len() >= wanted {
             return Ok(false);
         }
         let size = match self.shared.fs.open(&name.to_string()).and_then(|file| file.size()) {

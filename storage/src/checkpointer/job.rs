@@ -11,6 +11,7 @@ use crate::manifest::{CheckpointEntry, Manifest};
 use crate::names::{FileId, FileKind, FileName};
 use crate::run::{Run, Runs};
 use crate::shared::Shared;
+use std::io;
 use std::sync::Arc;
 
 /// New files in the making, and what to do with them.
@@ -70,7 +71,7 @@ impl Job {
     }
 
     pub(super) const fn compact(rewrite: Rewrite, replaced: Vec<FileId>) -> Self {
-        Self { purpose: Purpose::Compact { replaced }, phase: Phase::Copy, rewrite }
+        Self { purpose: Purpose::Compact { replaced }, phase: Phase::Save, rewrite }
     }
 
     pub(super) const fn task(&self) -> Task {
@@ -94,6 +95,7 @@ impl Job {
     ) -> Result<Option<Done>, CheckpointError> {
         match &mut self.phase {
             Phase::Save => {
+                self.check_room(shared)?;
                 self.save(shared, folded)?;
                 self.phase = Phase::Copy;
             }
@@ -128,6 +130,17 @@ impl Job {
             }
         }
         Ok(None)
+    }
+
+    /// Does not begin what the disk has no room for: writing half of it would take the room that
+    /// settlements need.
+    fn check_room(&self, shared: &Shared) -> Result<(), CheckpointError> {
+        let io = |source| CheckpointError::Io { file: None, source };
+        let free = shared.fs.free_bytes().map_err(io)?;
+        if free < self.rewrite.bytes() {
+            return Err(io(io::ErrorKind::StorageFull.into()));
+        }
+        Ok(())
     }
 
     fn save<F: Fold>(

@@ -7,6 +7,7 @@ use super::error::CheckpointError;
 use crate::fs::File;
 use crate::manifest::RunEntry;
 use crate::names::{FileId, FileKind, FileName};
+use crate::run::format::ENTRY_LEN;
 use crate::run::{Copied, Header, Identity, Run, Verification, Writer};
 use crate::shared::Shared;
 use bytes::Bytes;
@@ -113,6 +114,12 @@ impl Rewrite {
             begun: Vec::new(),
             damaged: Vec::new(),
         }
+    }
+
+    /// About how many bytes the new files will take.
+    pub(super) fn bytes(&self) -> u64 {
+        let batches = self.batches.iter();
+        batches.map(|batch| u64::from(batch.len).next_multiple_of(8) + ENTRY_LEN).sum()
     }
 
     /// Copies a few MiB; true once everything is copied.

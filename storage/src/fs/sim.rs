@@ -373,7 +373,8 @@ impl super::Mapped for SimMap {
         }
         let start = usize::try_from(range.start).ok()?;
         let end = usize::try_from(range.end).ok()?;
-        let copy = self.file.lock().content().get(start..end)?.to_vec();
+        let mut copy = vec![0; end.checked_sub(start)?];
+        self.file.lock().read(range.start, &mut copy).ok()?;
         Some(bytes::Bytes::from_owner(Slice { copy, _map: self }))
     }
 }

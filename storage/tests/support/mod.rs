@@ -108,3 +108,13 @@ pub(crate) fn batch(partition: PartitionId, base: u64, count: u32, bytes: usize)
 pub(crate) fn options(seed: u8) -> Options {
     Options { segment_bytes: 16 << 10, segments_ready: 1, ..Options::new([seed; 16]) }
 }
+
+/// The batch `like` with the body of its only message replaced.
+pub(crate) fn batch_with_body(like: &BatchDraft, body: &[u8]) -> BatchDraft {
+    let mut builder = BatchBuilder::new();
+    let message = Message { body: Bytes::copy_from_slice(body), ..Message::default() };
+    builder.push(&message).unwrap();
+    let bytes = builder.finish(Timestamp(1_000));
+    let header_crc = BatchView::parse(&bytes).unwrap().header_crc();
+    BatchDraft { header_crc, bytes, ..like.clone() }
+}

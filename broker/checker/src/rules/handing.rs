@@ -35,19 +35,24 @@ fn pair(one: &Handout<'_, '_>, next: &Handout<'_, '_>) -> Option<Violation> {
     if one.at.is.fence == next.at.is.fence {
         return violation(Rule::Fence, "the fence was given out twice".to_owned());
     }
-    if one.reason_to_end(next.at.is).is_some() || one.settles.iter().any(|at| ended(at.is)) {
+    let judged_elsewhere = backwards(one, next) || one.settles.iter().any(|at| ended(at.is));
+    if judged_elsewhere || one.reason_to_end(next.at.is).is_some() {
         return None;
     }
-    let (from, until) = (one.at.is.t.max(next.at.is.t), one.held_until().min(next.held_until()));
-    let consumers = (one.at.is.consumer, next.at.is.consumer);
-    if from < until {
-        let (from, until) = (seconds(from), seconds(until));
-        let text = format!("consumers {consumers:?} both hold it from {from} to {until}");
+    let (fence, holder) = (one.at.is.fence, one.at.is.consumer);
+    if next.at.is.t < one.held_until() {
+        let until = seconds(one.held_until());
+        let text = format!("is with consumer={holder} under fence={fence} until {until} or longer");
         return violation(Rule::Exclusive, text);
     }
-    let fence = one.at.is.fence;
-    let text = format!("follows fence={fence} to consumers {consumers:?} without a reason");
+    let text = format!("follows fence={fence} of consumer={holder} without a reason");
     violation(Rule::Unexplained, text)
+}
+
+/// Whether the higher fence was certainly handed out first; [`order`] judges that.
+fn backwards(lower: &Handout<'_, '_>, higher: &Handout<'_, '_>) -> bool {
+    let same_consumer = lower.at.is.consumer == higher.at.is.consumer;
+    higher.at.is.t < lower.own_earliest || same_consumer && higher.at.is.t < lower.at.is.t
 }
 
 /// Whether [`settlements`] judges what comes after it.

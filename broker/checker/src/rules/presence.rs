@@ -182,15 +182,15 @@ impl Evidence<'_, '_> {
     }
 }
 
-/// Lost if only the sender was told; vanished if it was seen; torn if only its batch was seen.
+/// Lost if its sender was told and this is the final look; torn if only others of its batch were
+/// seen; else vanished.
 fn rule_for(place: &[Sighting], is_final: bool) -> Rule {
-    if place.iter().any(|seen| seen.how == How::Read) {
-        return Rule::Vanished;
-    }
-    match place.iter().find(|seen| seen.how == How::Told) {
-        Some(_) if is_final => Rule::Lost,
-        Some(_) => Rule::Vanished,
-        None => Rule::Torn,
+    if is_final && place.iter().any(|seen| seen.how == How::Told) {
+        Rule::Lost
+    } else if place.iter().all(|seen| seen.how == How::Inferred) {
+        Rule::Torn
+    } else {
+        Rule::Vanished
     }
 }
 

@@ -3,8 +3,6 @@
 //! Nothing here sleeps: a test waits for a line, for an exit, or for a question to be answered
 //! differently. Whatever takes longer than [`PATIENCE`] fails with what the processes said.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
 pub mod broker;
 pub mod command;
 pub mod corpus;

@@ -13,7 +13,7 @@ use posthouse_protocol::settings::Durability;
 use posthouse_protocol::{Fence, SubscriptionId};
 
 /// Runs that one frame of hand-outs holds at most.
-const FRAME_RUNS_MAX: usize = 4096;
+const FRAME_RUNS_MAX: usize = 2048;
 
 /// What a round has handed out and not yet sent.
 #[derive(Debug, Default)]

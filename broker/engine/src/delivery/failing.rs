@@ -5,7 +5,10 @@ use crate::event::{DeadLettered, Event, Failed, Rejected};
 use crate::state::Subscription;
 use crate::time::{Now, Time};
 use posthouse_protocol::message::BACKOFF;
-use posthouse_protocol::{Attempt, Offset, limits};
+use posthouse_protocol::{Attempt, Offset};
+
+/// Bytes of a reason that are kept: many failures share a frame.
+const REASON_BYTES_MAX: usize = 256;
 
 /// Failures of one subscription that have one cause.
 #[derive(Debug)]
@@ -98,7 +101,7 @@ impl<'a> Failing<'a> {
 
 /// The part of a reason that an event holds.
 fn cut(reason: &str) -> &str {
-    let end = (0..=limits::TEXT_BYTES_MAX.min(reason.len()))
+    let end = (0..=REASON_BYTES_MAX.min(reason.len()))
         .rev()
         .find(|end| reason.is_char_boundary(*end));
     end.and_then(|end| reason.get(..end)).unwrap_or_default()
@@ -111,9 +114,9 @@ mod tests {
     #[test]
     fn long_reason_is_cut_between_characters() {
         let long = "ä".repeat(600);
-        assert_eq!(cut(&long).len(), limits::TEXT_BYTES_MAX);
+        assert_eq!(cut(&long).len(), REASON_BYTES_MAX);
         let odd = format!("x{long}");
-        assert_eq!(cut(&odd).len(), limits::TEXT_BYTES_MAX - 1);
+        assert_eq!(cut(&odd).len(), REASON_BYTES_MAX - 1);
         assert_eq!(cut("short"), "short");
     }
 }

@@ -105,13 +105,6 @@ impl InFlight {
         self.forget_dead_ends();
     }
 
-    /// Takes out what was handed out in `range` with consecutive fences from `fence` on.
-    pub(super) fn take_fenced(&mut self, range: Range<Offset>, fence: u64, sink: impl FnMut(Held)) {
-        let first = range.start;
-        self.held.take_if(range, |held| held.has_fences_of(first, fence), sink);
-        self.forget_dead_ends();
-    }
-
     /// Takes out everything that one consumer holds.
     pub(super) fn take_from(&mut self, consumer: ConsumerKey, sink: impl FnMut(Held)) {
         self.held.take_if(Offset::ZERO..Offset::MAX, |held| held.consumer == consumer, sink);
@@ -173,6 +166,14 @@ impl InFlight {
     /// Whether a message in `range` is under a lease.
     pub(super) fn holds_any(&self, range: Range<Offset>) -> bool {
         self.held.overlapping(range).next().is_some()
+    }
+
+    /// Each message under a lease, with its fence counter.
+    #[cfg(test)]
+    pub(super) fn leases(&self) -> impl Iterator<Item = (Offset, u64)> {
+        self.held.iter().flat_map(|held| {
+            (held.first().0..held.end().0).map(Offset).zip(held.fence..)
+        })
     }
 
     fn pop_ended(&mut self, now: Time) -> Option<LeaseEnd> {

@@ -119,9 +119,11 @@ impl Ready {
         self.later.messages()
     }
 
-    /// Messages available now.
-    pub(super) const fn available(&self) -> u64 {
-        self.now.messages()
+    /// What is available, and what waits.
+    #[cfg(test)]
+    pub(super) fn ranges(&self) -> (Vec<Range<Offset>>, Vec<Range<Offset>>) {
+        let now = self.now.iter().map(|waiting| waiting.span.offsets());
+        (now.collect(), self.later.iter().map(|delayed| delayed.waiting.span.offsets()).collect())
     }
 
     fn take_later(
@@ -175,7 +177,7 @@ mod tests {
         let mut out = Vec::new();
         ready.take(Offset(2)..Offset(9), |w| out.push((w.first().0, w.messages())));
         assert_eq!(out, [(2, 2), (5, 1)]);
-        assert_eq!((ready.next_due(), ready.available()), (None, 1));
+        assert_eq!((ready.next_due(), ready.ranges().0), (None, vec![Offset(1)..Offset(2)]));
     }
 
     fn waiting(first: u64, count: u32, attempt: u32) -> Waiting {

@@ -5,7 +5,6 @@
 
 use super::failing::{Failing, Fate};
 use super::{Deliveries, append_in_frames};
-use crate::bugs::{self, Bug};
 use crate::context::{Client, Context};
 use crate::effect::Gate;
 use crate::event::{self, Event, OffsetRun};
@@ -13,8 +12,11 @@ use crate::refusal::Refusal;
 use crate::state::Subscription;
 use posthouse_protocol::message::{DeliveryRun, Extend, RefusedRun, Settle, Settled, Verdict};
 use posthouse_protocol::settings::Mode;
-use posthouse_protocol::{ErrorCode, Offset, SubscriptionId, limits};
+use posthouse_protocol::{ErrorCode, LogIndex, Offset, SubscriptionId, limits};
 use std::ops::Range;
+
+/// Runs that one event of settlements holds at most, so that frames can be split between events.
+const EVENT_RUNS_MAX: usize = 2048;
 
 /// Which of the deliveries that a request names it applies to.
 #[derive(Debug, Default)]
@@ -36,7 +38,7 @@ impl Deliveries {
             context.present()
         } else {
             match request.verdict {
-                Verdict::Ack => self.ack(context, request.subscription, accepted),
+                Verdict::Ack => self.ack(context, request.subscription, &accepted),
                 Verdict::Nack => self.nack(context, request, &accepted),
                 Verdict::Reject => self.reject(context, request, &accepted),
                 Verdict::Release => self.release(context, request.subscription, &accepted),
@@ -55,15 +57,12 @@ impl Deliveries {
         &mut self,
         context: &mut Context<'_>,
         id: SubscriptionId,
-        accepted: Vec<Range<Offset>>,
+        accepted: &[Range<Offset>],
     ) -> Gate {
-        for range in &accepted {
+        for range in accepted {
             self.forget(id, range.clone());
         }
         let topic = context.state.subscriptions.get(&id).map(|subscription| subscription.topic);
-        if bugs::planted(Bug::ForgetAcks) {
-            return context.present();
-        }
         let index = append_settled(context, id, accepted);
         topic.map_or(Gate::Committed(index), |topic| context.gate(topic, index))
     }
@@ -185,7 +184,7 @@ impl Deliveries {
         }
         .finish();
         if !judged.accepted.is_empty() {
-            append_settled(context, id, judged.accepted);
+            append_settled(context, id, &judged.accepted);
         }
     }
 }
@@ -251,18 +250,17 @@ fn queue_subscription<'a>(
     Err(Refusal::of_state(ErrorCode::Invalid, text))
 }
 
-/// Appends settlements as one frame.
-pub(super) fn append_settled(
+/// Appends settlements, and returns the last frame's number.
+fn append_settled(
     context: &mut Context<'_>,
     subscription: SubscriptionId,
-    ranges: Vec<Range<Offset>>,
-) -> posthouse_protocol::LogIndex {
-    let most = usize::try_from(limits::LIST_ENTRIES_MAX).unwrap_or(usize::MAX);
+    ranges: &[Range<Offset>],
+) -> LogIndex {
     let settled = |ranges: &[Range<Offset>]| {
         let runs = ranges.iter().map(run_of).collect();
         Event::Settled(event::Settled { subscription, runs })
     };
-    context.append(ranges.chunks(most).map(settled).collect(), Vec::new())
+    append_in_frames(context, ranges.chunks(EVENT_RUNS_MAX).map(settled).collect())
 }
 
 /// The run that an event names.

@@ -73,14 +73,6 @@ impl Span {
         }
     }
 
-    /// Bytes of the first message.
-    pub(super) fn first_bytes(&self) -> u64 {
-        match &self.sizes {
-            Sizes::Same(bytes) => u64::from(*bytes),
-            Sizes::Each { .. } => self.each().next().map_or(0, u64::from),
-        }
-    }
-
     /// How many messages from the front fit into `bytes`.
     pub(super) fn fitting(&self, bytes: u64) -> u32 {
         match &self.sizes {
@@ -156,7 +148,7 @@ mod tests {
         let mut back = Span::from_sizes(Offset(10), &[1, 2, 3, 4]).unwrap();
         let front = back.split_before(Offset(13));
         assert_eq!((front.offsets(), front.bytes()), (Offset(10)..Offset(13), 6));
-        assert_eq!((back.offsets(), back.bytes(), back.first_bytes()), (Offset(13)..Offset(14), 4, 4));
+        assert_eq!((back.offsets(), back.bytes()), (Offset(13)..Offset(14), 4));
     }
 
     #[test]

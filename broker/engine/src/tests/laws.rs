@@ -1,1 +1,194 @@
-//! Tests of laws.
+//! The laws that every history obeys: replay, determinism, conservation, dedup, gates.
+//!
+//! A history is a list of steps with small numbers, so that it shrinks well. Frames are written and
+//! committed, and loads answered, only when a step says so.
+
+mod model;
+mod steps;
+
+use super::shell::*;
+use crate::{Input, State};
+use model::Model;
+use posthouse_protocol::message::{self, Verdict};
+use posthouse_protocol::{ConsumerId, LogIndex, Offset, Reply, SubscriptionId};
+use proptest::prelude::*;
+use steps::{Run, Step, step};
+use std::collections::BTreeSet;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    #[test]
+    fn history_obeys_the_laws(steps in prop::collection::vec(step(), 1..70)) {
+        let mut run = Run::new();
+        let mut checks = Checks::default();
+        for step in &steps {
+            run.step(step);
+            checks.after_step(&mut run);
+        }
+        check_dedup(&mut run);
+        drain(&mut run);
+        run.shell.check_replay();
+    }
+
+    #[test]
+    fn same_inputs_have_the_same_effects(steps in prop::collection::vec(step(), 1..40)) {
+        let trace = |steps: &[Step]| {
+            let mut run = Run::new();
+            steps.iter().for_each(|step| run.step(step));
+            run.shell.trace
+        };
+        prop_assert_eq!(trace(&steps), trace(&steps));
+    }
+}
+
+/// What is checked after each step, each frame once.
+#[derive(Default)]
+struct Checks {
+    /// Folded frame by frame, each time through bytes: every split point of the history.
+    folded: State,
+    frames: usize,
+    model: Model,
+    answers: usize,
+    deliveries: usize,
+}
+
+impl Checks {
+    fn after_step(&mut self, run: &mut Run) {
+        if run.restarted {
+            *self = Self { answers: self.answers, deliveries: self.deliveries, ..Self::default() };
+            run.restarted = false;
+        }
+        for frame in run.shell.frames.iter().skip(self.frames) {
+            apply_frame(&mut self.folded, frame);
+            let mut bytes = Vec::new();
+            self.folded.encode(&mut bytes);
+            self.folded = State::decode(&bytes).expect("a checkpoint decodes");
+            self.model.apply(frame);
+        }
+        self.frames = run.shell.frames.len();
+        assert_eq!(&self.folded, run.shell.engine.state(), "replay finds the live state");
+        self.model.check(run.shell.engine.state());
+        self.check_answers(run);
+        self.check_deliveries(run);
+    }
+
+    /// A receipt never leaves before the frame that it speaks of, and a repeat names the same place.
+    fn check_answers(&mut self, run: &Run) {
+        for answer in run.shell.answers.iter().skip(self.answers) {
+            let Reply::Receipt(receipt) = &answer.reply else { continue };
+            let Some((topic, base)) = run.asked.get(&answer.correlation).zip(receipt.base) else {
+                continue;
+            };
+            let index = self.model.frame_of(*topic, base).expect("a receipt names a stored batch");
+            let (crate::Gate::Committed(gate) | crate::Gate::Written(gate)) = answer.gate else {
+                panic!("a receipt leaves at once")
+            };
+            assert!(gate >= index, "a receipt leaves at {gate}, before its frame {index}");
+            let written = matches!(answer.gate, crate::Gate::Written(_));
+            assert!(!written || self.model.is_written(*topic, base), "synced, but not committed");
+        }
+        self.answers = run.shell.answers.len();
+    }
+
+    /// Only unsettled messages are handed out, at once to one consumer.
+    fn check_deliveries(&mut self, run: &Run) {
+        for deliver in run.shell.deliveries.iter().skip(self.deliveries) {
+            for part in &deliver.runs {
+                for at in 0..u64::from(part.count) {
+                    let offset = part.first.plus(at);
+                    assert!(
+                        self.model.was_unsettled(deliver.subscription, offset),
+                        "{offset} of {} is handed out although settled",
+                        deliver.subscription
+                    );
+                }
+            }
+        }
+        self.deliveries = run.shell.deliveries.len();
+        self.model.forget_past();
+    }
+}
+
+/// Resubmitting any suffix of a producer's publishes changes nothing.
+fn check_dedup(run: &mut Run) {
+    run.shell.settle();
+    let before = (run.shell.frames.len(), run.shell.engine.state().clone());
+    for (request, batch, base) in run.accepted_suffixes() {
+        let correlation = run.shell.send_batch(ALICE, request, batch);
+        let again = receipt(run.shell.answer_to(correlation).reply.clone());
+        assert!(again.duplicate);
+        assert!(again.base.is_none_or(|found| found == base));
+    }
+    assert_eq!(before.0, run.shell.frames.len());
+    assert_eq!(&before.1, run.shell.engine.state());
+}
+
+/// Everything unsettled is handed out in the end, whatever has happened: nothing is lost, and
+/// nothing is in two places.
+fn drain(run: &mut Run) {
+    let shell = &mut run.shell;
+    for connection in [ALICE, BOB, CAROL] {
+        shell.input(Input::Disconnected { connection });
+    }
+    shell.prompt = true;
+    shell.settle();
+    let queues: Vec<_> = shell.engine.state().subscriptions.values().cloned().collect();
+    for queue in queues {
+        if queue.settings.mode == posthouse_protocol::settings::Mode::Queue {
+            drain_queue(shell, queue.id);
+        }
+    }
+}
+
+fn drain_queue(shell: &mut Shell, id: SubscriptionId) {
+    let Some(found) = shell.engine.state().subscriptions.get(&id) else { return };
+    let (consumer, subscription) = (ConsumerId(id.0), found.name.clone());
+    let topic = shell.engine.state().topics.get(&found.topic).unwrap().name.clone();
+    let mut waiting = unsettled(shell.engine.state(), id);
+    let from = shell.deliveries.len();
+    let subscribe = message::Subscribe { consumer, topic, subscription };
+    assert!(matches!(shell.request(subscribe), Reply::Subscribed(_)));
+    let (messages, bytes) = (1 << 40, 1 << 40);
+    shell.send(ALICE, message::Credit { consumer, messages, bytes, taken: 0 });
+    let mut seen = from;
+    for _ in 0..200 {
+        while let Some(deliver) = shell.deliveries.get(seen).cloned() {
+            seen += 1;
+            if deliver.subscription != id {
+                continue;
+            }
+            for part in deliver.runs {
+                for at in 0..u64::from(part.count) {
+                    let offset = part.first.plus(at);
+                    assert!(waiting.remove(&offset), "{offset} is handed out twice under one lease");
+                }
+            }
+        }
+        if shell.engine.state().subscriptions.get(&id).is_none_or(|s| s.failures.is_empty()) {
+            break;
+        }
+        shell.advance(10_000);
+    }
+    assert!(waiting.is_empty(), "never handed out: {waiting:?}");
+    let all = 0..u64::MAX;
+    assert_eq!(shell.settle_all(id, all, Verdict::Ack), Vec::new());
+    assert!(unsettled(shell.engine.state(), id).is_empty());
+    let rest = shell.engine.state().subscriptions.get(&id).unwrap();
+    assert_eq!(rest.backlog(shell.engine.state().partitions[&rest.partition].next), 0);
+    shell.send(ALICE, message::Unsubscribe { consumer });
+}
+
+/// The unsettled offsets of a subscription, one by one, rejected ones left out.
+fn unsettled(state: &State, id: SubscriptionId) -> BTreeSet<Offset> {
+    let found = state.subscriptions.get(&id).unwrap();
+    let retained = state.partitions.get(&found.partition).unwrap();
+    let holding = retained.empty.gaps_in(retained.start..retained.next);
+    let offsets = holding.flat_map(|range| (range.start.0..range.end.0).map(Offset));
+    offsets.filter(|at| !found.is_settled(*at) && !found.rejected.contains_key(at)).collect()
+}
+
+/// Frames kept by a crash: everything committed, and perhaps some of the rest.
+fn kept(shell: &Shell, extra: u64) -> LogIndex {
+    LogIndex((shell.committed.0 + extra).min(shell.last().0))
+}

@@ -15,6 +15,7 @@ use posthouse_protocol::{
     ProducerId, Reply, Request, Sequence, StartEpoch, SubscriptionId, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 /// The connection on which the tests publish and administer.
 pub(super) const ADMIN: u64 = 1000;
@@ -28,6 +29,25 @@ pub(super) struct Got {
     pub offset: u64,
     pub fence: Fence,
     pub attempt: u32,
+}
+
+/// Where the messages of a queue are.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub front: Offset,
+    pub ready: Vec<Range<Offset>>,
+    pub delayed: Vec<Range<Offset>>,
+    pub leases: Vec<(Offset, Fence)>,
+}
+
+impl Places {
+    /// The names of the places where a message is.
+    pub(super) fn of(&self, offset: Offset) -> Vec<&'static str> {
+        let within = |ranges: &[Range<Offset>]| ranges.iter().any(|range| range.contains(&offset));
+        let leased = self.leases.iter().any(|(held, _)| *held == offset);
+        let places = [(within(&self.ready), "ready"), (within(&self.delayed), "delayed"), (leased, "leased")];
+        places.into_iter().filter(|(found, _)| *found).map(|(_, name)| name).collect()
+    }
 }
 
 /// See the module.
@@ -220,18 +240,24 @@ impl World {
         &self,
         subscription: SubscriptionId,
         partition: PartitionId,
-        range: std::ops::Range<Offset>,
+        range: Range<Offset>,
         entries_max: usize,
     ) -> Input {
         let from = range.start;
         let mut entries = Vec::new();
-        for ((_, base), batch) in self.stored.range((partition, Offset::ZERO)..(partition, range.end)) {
-            for (offset, entry) in (base.0..).map(Offset).zip(BatchView::parse(batch).unwrap().entries()) {
+        let before = self.stored.range((partition, Offset::ZERO)..=(partition, from)).next_back();
+        let start = before.map_or((partition, from), |(place, _)| *place);
+        for ((_, base), batch) in self.stored.range(start..(partition, range.end)) {
+            let view = BatchView::parse_trusted(batch).unwrap();
+            for (offset, entry) in (base.0..).map(Offset).zip(view.entries()) {
                 if range.contains(&offset) {
                     let bytes = entry.bytes().len() as u32 + entry.body_len;
                     let damaged = self.damaged.contains(&(partition, offset));
                     entries.push(WindowEntry { offset, bytes, damaged });
                 }
+            }
+            if entries.len() > entries_max {
+                break;
             }
         }
         let next = entries.get(entries_max).map_or(range.end, |entry| entry.offset);
@@ -420,6 +446,15 @@ impl World {
         self.ask(ADMIN, message::DeadRedrive { topic, subscription, limit })
     }
 
+    /// Where the messages of a subscription are, if it has consumers.
+    pub(super) fn places_of(&self, id: SubscriptionId) -> Option<Places> {
+        let queue = self.engine.deliveries().queues.get(&id)?;
+        let epoch = self.engine.state().start_epoch();
+        let (ready, delayed) = queue.ready.ranges();
+        let leases = queue.in_flight.leases().map(|(offset, counter)| (offset, Fence { epoch, counter }));
+        Some(Places { front: queue.window.front(), ready, delayed, leases: leases.collect() })
+    }
+
     /// The durable part of subscription `s` of topic `t`.
     pub(super) fn durable(&self) -> &Subscription {
         self.durable_of("t", "s")
@@ -428,6 +463,17 @@ impl World {
     pub(super) fn durable_of(&self, topic: &str, subscription: &str) -> &Subscription {
         let state = self.engine.state();
         state.subscription_named(&name(topic), &name(subscription)).expect("it was made")
+    }
+
+    /// Sizes of the messages of a partition from an offset on, as credit counts them.
+    pub(super) fn sizes_from(&self, partition: PartitionId, from: u64) -> Vec<u64> {
+        let mut sizes = Vec::new();
+        for ((_, base), batch) in self.stored.range((partition, Offset(from))..(partition, Offset::MAX)) {
+            assert_eq!(base.0, from + sizes.len() as u64, "offsets are dense");
+            let view = BatchView::parse_trusted(batch).unwrap();
+            sizes.extend(view.entries().map(|e| e.bytes().len() as u64 + u64::from(e.body_len)));
+        }
+        sizes
     }
 
     /// Offsets from 0 to the end of topic `t` that subscription `s` has settled.

@@ -1,0 +1,198 @@
+//! What a history amounts to, kept as plain sets: slow, short, and not made from the same parts.
+
+use crate::State;
+use crate::effect::Append;
+use crate::event::Event;
+use posthouse_protocol::settings::Retention;
+use posthouse_protocol::{LogIndex, Offset, PartitionId, SubscriptionId, TopicId};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    topics: BTreeMap<TopicId, Topic>,
+    subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    /// First offset and frame of every batch ever stored, and whether the topic was `written`.
+    batches: BTreeMap<(TopicId, Offset), (LogIndex, bool)>,
+    /// What was settled since the last look.
+    settled_lately: BTreeSet<(SubscriptionId, Offset)>,
+}
+
+#[derive(Debug)]
+struct Topic {
+    partition: PartitionId,
+    retention: Retention,
+    next: u64,
+    ever_written: bool,
+    /// What is there, releases left out.
+    present: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    topic: TopicId,
+    unsettled: BTreeSet<u64>,
+}
+
+impl Model {
+    pub(super) fn apply(&mut self, frame: &Append) {
+        for event in &frame.events {
+            self.apply_event(frame.index, event);
+        }
+        self.release();
+    }
+
+    fn apply_event(&mut self, index: LogIndex, event: &Event) {
+        match event {
+            Event::Started(event) if !event.clean => {
+                for topic in self.topics.values_mut().filter(|topic| topic.ever_written) {
+                    topic.next += 1 << 32;
+                }
+            }
+            Event::TopicCreated(event) => {
+                let retention = event.settings.retention;
+                let (partition, present) = (event.partition, BTreeSet::new());
+                let topic = Topic { partition, retention, next: 0, ever_written: false, present };
+                self.topics.insert(event.id, topic);
+            }
+            Event::TopicAltered(event) => {
+                self.topic(event.id).retention = event.settings.retention;
+            }
+            Event::TopicTrimmed(event) => {
+                let start = event.start.0;
+                self.topic(event.id).present.retain(|offset| *offset >= start);
+                for subscription in self.subscriptions.values_mut() {
+                    if subscription.topic == event.id {
+                        subscription.unsettled.retain(|offset| *offset >= start);
+                    }
+                }
+            }
+            Event::TopicDeleted(event) => {
+                self.topics.remove(&event.id);
+                self.subscriptions.retain(|_, subscription| subscription.topic != event.id);
+            }
+            Event::SubscriptionCreated(event) => {
+                let topic = self.topics.get(&event.topic).expect("a topic");
+                let from = event.start.0;
+                let unsettled = topic.present.range(from..).copied().collect();
+                let subscription = Subscription { topic: event.topic, unsettled };
+                self.subscriptions.insert(event.id, subscription);
+            }
+            Event::SubscriptionDeleted(event) => {
+                self.subscriptions.remove(&event.id);
+            }
+            Event::Published(event) => {
+                let topic = self.topics.get_mut(&event.topic).expect("a topic");
+                assert_eq!(topic.next, event.base.0, "offsets are dense and never given again");
+                let offsets = topic.next..topic.next + u64::from(event.count);
+                topic.next = offsets.end;
+                topic.ever_written |= event.written;
+                topic.present.extend(offsets.clone());
+                self.batches.insert((event.topic, event.base), (index, event.written));
+                for subscription in self.subscriptions.values_mut() {
+                    if subscription.topic == event.topic {
+                        subscription.unsettled.extend(offsets.clone());
+                    }
+                }
+            }
+            Event::Settled(event) => {
+                for run in &event.runs {
+                    for offset in run.first.0..run.first.0 + run.count {
+                        self.settle(event.subscription, offset);
+                    }
+                }
+            }
+            Event::DeadLettered(event) => self.settle(event.subscription, event.offset.0),
+            Event::CursorSaved(event) => {
+                let found = self.subscriptions.get_mut(&event.subscription).expect("exists");
+                let present = &self.topics.get(&found.topic).expect("a topic").present;
+                found.unsettled = present.range(event.offset.0..).copied().collect();
+            }
+            Event::Started(_)
+            | Event::ProducerOpened(_)
+            | Event::ProducerForgotten(_)
+            | Event::HandedOut(_)
+            | Event::Failed(_)
+            | Event::Rejected(_) => {}
+        }
+        self.release();
+    }
+
+    fn topic(&mut self, id: TopicId) -> &mut Topic {
+        self.topics.get_mut(&id).expect("a topic")
+    }
+
+    fn settle(&mut self, id: SubscriptionId, offset: u64) {
+        let subscription = self.subscriptions.get_mut(&id).expect("a subscription");
+        if subscription.unsettled.remove(&offset) {
+            self.settled_lately.insert((id, Offset(offset)));
+        }
+    }
+
+    /// Takes away what every subscription has settled, for good.
+    fn release(&mut self) {
+        for (id, topic) in &mut self.topics {
+            let readers: Vec<_> =
+                self.subscriptions.values().filter(|reader| reader.topic == *id).collect();
+            if topic.retention == Retention::Settled && !readers.is_empty() {
+                let wanted = |at: &u64| readers.iter().any(|reader| reader.unsettled.contains(at));
+                topic.present.retain(|offset| wanted(offset));
+            }
+        }
+    }
+
+    /// The state says the same, message by message.
+    pub(super) fn check(&self, state: &State) {
+        assert_eq!(self.topics.len(), state.topics.len());
+        assert_eq!(self.subscriptions.len(), state.subscriptions.len());
+        for (id, topic) in &self.topics {
+            let needed = state.needed(topic.partition);
+            let needed: BTreeSet<u64> =
+                needed.iter().flat_map(|range| range.start.0..range.end.0).collect();
+            assert_eq!(needed, topic.present, "what topic {id} has");
+            let retained = state.retained(topic.partition).expect("a partition");
+            assert_eq!(retained.messages(), topic.present.len() as u64);
+            assert_eq!(state.partitions[&topic.partition].next.0, topic.next);
+        }
+        for (id, subscription) in &self.subscriptions {
+            self.check_subscription(state, *id, subscription);
+        }
+    }
+
+    fn check_subscription(&self, state: &State, id: SubscriptionId, expected: &Subscription) {
+        let found = state.subscriptions.get(&id).expect("a subscription");
+        let next = Offset(self.topics[&expected.topic].next);
+        assert_eq!(found.backlog(next), expected.unsettled.len() as u64, "backlog of {id}");
+        for offset in expected.unsettled.iter().copied().map(Offset) {
+            assert!(!found.is_settled(offset), "{offset} of {id} is not settled");
+        }
+        let places = found.handed_in(Offset::ZERO..Offset::MAX).flat_map(|(part, _)| part.start.0..part.end.0);
+        let places: BTreeSet<u64> = places.collect();
+        assert!(places.is_subset(&expected.unsettled), "only unsettled messages are handed out");
+        for offset in found.failures.keys().chain(found.rejected.keys()) {
+            assert!(expected.unsettled.contains(&offset.0), "{offset} has failed and is settled");
+        }
+        for offset in found.rejected.keys() {
+            assert!(!places.contains(&offset.0), "{offset} is rejected and handed out");
+            assert!(!found.failures.contains_key(offset), "{offset} is rejected and delayed");
+        }
+    }
+
+    pub(super) fn frame_of(&self, topic: TopicId, base: Offset) -> Option<LogIndex> {
+        self.batches.get(&(topic, base)).map(|(index, _)| *index)
+    }
+
+    pub(super) fn is_written(&self, topic: TopicId, base: Offset) -> bool {
+        self.batches.get(&(topic, base)).is_some_and(|(_, written)| *written)
+    }
+
+    /// Whether a message is unsettled, or was so before the last step.
+    pub(super) fn was_unsettled(&self, id: SubscriptionId, offset: Offset) -> bool {
+        let now = self.subscriptions.get(&id);
+        now.is_none_or(|subscription| subscription.unsettled.contains(&offset.0))
+            || self.settled_lately.contains(&(id, offset))
+    }
+
+    pub(super) fn forget_past(&mut self) {
+        self.settled_lately.clear();
+    }
+}

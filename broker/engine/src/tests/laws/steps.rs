@@ -1,0 +1,381 @@
+//! One history: random steps made into inputs.
+
+use super::super::shell::*;
+use super::kept;
+use crate::{Input, input::ConnectionId};
+use bytes::Bytes;
+use posthouse_protocol::message::{self, DeliveryRun, Verdict};
+use posthouse_protocol::settings::{
+    Durability, Mode, Overflow, Position, Retention, SubscriptionSettings, TopicSettings,
+};
+use posthouse_protocol::{
+    ConsumerId, CorrelationId, Fence, LogIndex, Name, Offset, Reply, Sequence, SubscriptionId,
+    TopicId,
+};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+const TOPICS: usize = 3;
+const SUBSCRIPTIONS: usize = 3;
+
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    Publish { topic: usize, sender: usize, count: usize },
+    Repeat { sender: usize, back: usize },
+    BreakChain { topic: usize, sender: usize },
+    OpenProducer { sender: usize },
+    CreateTopic { topic: usize, kind: u8 },
+    AlterTopic { topic: usize, kind: u8 },
+    DeleteTopic { topic: usize },
+    PurgeTopic { topic: usize },
+    CreateSubscription { topic: usize, subscription: usize, kind: u8 },
+    DeleteSubscription { topic: usize, subscription: usize },
+    Subscribe { connection: u64, topic: usize, subscription: usize },
+    Credit { connection: u64, topic: usize, subscription: usize, more: u64, taken: u64 },
+    Unsubscribe { connection: u64, topic: usize, subscription: usize },
+    Settle { back: usize, part: u8, verdict: u8 },
+    Extend { back: usize },
+    SaveCursor { topic: usize, subscription: usize, offset: u64 },
+    Fetch { topic: usize, from: u64, wait: u32 },
+    Redrive { topic: usize, subscription: usize },
+    Disconnect { connection: u64 },
+    Advance { millis: u64 },
+    Progress { written: u64, committed: u64 },
+    AnswerLoads,
+    Catch,
+    Restart { clean: bool, extra: u64 },
+}
+
+pub(super) fn step() -> impl Strategy<Value = Step> {
+    let (topic, subscription, sender) = (0..TOPICS, 0..SUBSCRIPTIONS, 0..3_usize);
+    let place = (topic.clone(), subscription.clone());
+    let reader = (1_u64..4, topic.clone(), subscription.clone());
+    prop_oneof![
+        12 => (topic.clone(), sender.clone(), 1..5_usize)
+            .prop_map(|(topic, sender, count)| Step::Publish { topic, sender, count }),
+        2 => (sender.clone(), 0..70_usize)
+            .prop_map(|(sender, back)| Step::Repeat { sender, back }),
+        1 => (topic.clone(), sender.clone())
+            .prop_map(|(topic, sender)| Step::BreakChain { topic, sender }),
+        1 => sender.prop_map(|sender| Step::OpenProducer { sender }),
+        3 => (topic.clone(), 0..6_u8).prop_map(|(topic, kind)| Step::CreateTopic { topic, kind }),
+        1 => (topic.clone(), 0..6_u8).prop_map(|(topic, kind)| Step::AlterTopic { topic, kind }),
+        1 => topic.clone().prop_map(|topic| Step::DeleteTopic { topic }),
+        1 => topic.clone().prop_map(|topic| Step::PurgeTopic { topic }),
+        4 => (place.clone(), 0..4_u8).prop_map(|((topic, subscription), kind)| {
+            Step::CreateSubscription { topic, subscription, kind }
+        }),
+        1 => place.clone()
+            .prop_map(|(topic, subscription)| Step::DeleteSubscription { topic, subscription }),
+        5 => reader.clone().prop_map(|(connection, topic, subscription)| {
+            Step::Subscribe { connection, topic, subscription }
+        }),
+        8 => (reader.clone(), 0..12_u64, 0..4_u64).prop_map(|(reader, more, taken)| {
+            let (connection, topic, subscription) = reader;
+            Step::Credit { connection, topic, subscription, more, taken }
+        }),
+        1 => reader.prop_map(|(connection, topic, subscription)| {
+            Step::Unsubscribe { connection, topic, subscription }
+        }),
+        12 => (0..8_usize, 0..8_u8, 0..8_u8)
+            .prop_map(|(back, part, verdict)| Step::Settle { back, part, verdict }),
+        1 => (0..8_usize).prop_map(|back| Step::Extend { back }),
+        2 => (place.clone(), 0..20_u64).prop_map(|((topic, subscription), offset)| {
+            Step::SaveCursor { topic, subscription, offset }
+        }),
+        1 => (topic, 0..20_u64, 0..2_u32)
+            .prop_map(|(topic, from, wait)| Step::Fetch { topic, from, wait: wait * 500 }),
+        1 => place.prop_map(|(topic, subscription)| Step::Redrive { topic, subscription }),
+        2 => (1_u64..4).prop_map(|connection| Step::Disconnect { connection }),
+        4 => (0..40_000_u64).prop_map(|millis| Step::Advance { millis }),
+        4 => (0..6_u64, 0..6_u64)
+            .prop_map(|(written, committed)| Step::Progress { written, committed }),
+        3 => Just(Step::AnswerLoads),
+        4 => Just(Step::Catch),
+        2 => (any::<bool>(), 0..6_u64).prop_map(|(clean, extra)| Step::Restart { clean, extra }),
+    ]
+}
+
+/// A publish that was sent, to be repeated.
+#[derive(Clone, Debug)]
+struct Sent {
+    correlation: CorrelationId,
+    request: message::Publish,
+    batch: Bytes,
+}
+
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) shell: Shell,
+    /// The topic of every publish.
+    pub(super) asked: BTreeMap<CorrelationId, TopicId>,
+    pub(super) restarted: bool,
+    senders: Vec<Sender>,
+    sent: Vec<Vec<Sent>>,
+    credit: BTreeMap<(u64, ConsumerId), u64>,
+    published: u32,
+}
+
+impl Run {
+    pub(super) fn new() -> Self {
+        let mut shell = Shell::new();
+        shell.create_topic("t0", topic_settings(0));
+        shell.create_subscription("t0", "s0", subscription_settings(0));
+        let senders =
+            [None, Some("p1"), Some("p2")].map(|producer| shell.open_producer(producer)).to_vec();
+        shell.prompt = false;
+        let (asked, credit) = (BTreeMap::new(), BTreeMap::new());
+        let sent = vec![Vec::new(); senders.len()];
+        Self { shell, asked, restarted: false, senders, sent, credit, published: 0 }
+    }
+
+    pub(super) fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Publish { topic, sender, count } => self.publish(topic, sender, count),
+            Step::Repeat { sender, back } => self.repeat(sender, back),
+            Step::BreakChain { topic, sender } => self.break_chain(topic, sender),
+            Step::OpenProducer { sender } => self.open_producer(sender),
+            Step::CreateTopic { topic, kind } => {
+                let (topic, settings) = (topic_name(topic), topic_settings(kind));
+                self.shell.send(ALICE, message::TopicCreate { topic, settings });
+            }
+            Step::AlterTopic { topic, kind } => {
+                let (topic, settings) = (topic_name(topic), topic_settings(kind));
+                self.shell.send(ALICE, message::TopicAlter { topic, settings });
+            }
+            Step::DeleteTopic { topic } => {
+                self.shell.send(ALICE, message::TopicDelete { topic: topic_name(topic) });
+            }
+            Step::PurgeTopic { topic } => {
+                self.shell.send(ALICE, message::TopicPurge { topic: topic_name(topic) });
+            }
+            Step::CreateSubscription { topic, subscription, kind } => {
+                let start = if kind == 3 { Position::Latest } else { Position::Earliest };
+                let settings = subscription_settings(kind);
+                let (topic, subscription) = (topic_name(topic), subscription_name(subscription));
+                let create =
+                    message::SubscriptionCreate { topic, subscription, settings, start };
+                self.shell.send(ALICE, create);
+            }
+            Step::DeleteSubscription { topic, subscription } => {
+                let (topic, subscription) = (topic_name(topic), subscription_name(subscription));
+                self.shell.send(ALICE, message::SubscriptionDelete { topic, subscription });
+            }
+            Step::Subscribe { connection, topic, subscription } => {
+                let consumer = consumer(topic, subscription);
+                let (topic, subscription) = (topic_name(topic), subscription_name(subscription));
+                let subscribe = message::Subscribe { consumer, topic, subscription };
+                self.credit.insert((connection, consumer), 0);
+                self.shell.send(ConnectionId(connection), subscribe);
+            }
+            Step::Credit { connection, topic, subscription, more, taken } => {
+                let consumer = consumer(topic, subscription);
+                let messages = self.credit.entry((connection, consumer)).or_default();
+                *messages += more;
+                let (messages, bytes) = (*messages, *messages * 60);
+                let credit = message::Credit { consumer, messages, bytes, taken };
+                self.shell.send(ConnectionId(connection), credit);
+            }
+            Step::Unsubscribe { connection, topic, subscription } => {
+                let consumer = consumer(topic, subscription);
+                self.shell.send(ConnectionId(connection), message::Unsubscribe { consumer });
+            }
+            Step::Settle { back, part, verdict } => self.settle(back, part, verdict),
+            Step::Extend { back } => {
+                if let Some((subscription, deliveries)) = self.delivered(back, 0) {
+                    let extend = message::Extend { subscription, lease_ms: 5_000, deliveries };
+                    self.shell.send(ALICE, extend);
+                }
+            }
+            Step::SaveCursor { topic, subscription, offset } => {
+                if let Some(subscription) = self.subscription(topic, subscription) {
+                    let offset = Offset(offset);
+                    self.shell.send(ALICE, message::CursorSave { subscription, offset });
+                }
+            }
+            Step::Fetch { topic, from, wait } => {
+                let topic = self.topic(topic);
+                let from = Position::Offset(Offset(from));
+                let (bytes_max, messages_max) = (1000, 10);
+                let fetch = message::Fetch { topic, from, bytes_max, messages_max, wait_ms: wait };
+                self.shell.send(BOB, fetch);
+            }
+            Step::Redrive { topic, subscription } => {
+                let (topic, subscription) = (topic_name(topic), subscription_name(subscription));
+                self.shell.send(ALICE, message::DeadRedrive { topic, subscription, limit: 3 });
+            }
+            Step::Disconnect { connection } => {
+                self.credit.retain(|(held, _), _| *held != connection);
+                self.shell.input(Input::Disconnected { connection: ConnectionId(connection) });
+            }
+            Step::Advance { millis } => self.shell.advance(millis),
+            Step::Progress { written, committed } => self.progress(written, committed),
+            Step::AnswerLoads => self.shell.answer_loads(),
+            Step::Catch => self.shell.settle(),
+            Step::Restart { clean, extra } => self.restart(clean, extra),
+        }
+    }
+
+    fn publish(&mut self, topic: usize, sender: usize, count: usize) {
+        let topic = self.topic(topic);
+        let request = self.senders[sender].next(topic);
+        self.published += 1;
+        let bodies: Vec<String> =
+            (0..count).map(|at| format!("{}.{at}", self.published)).collect();
+        let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+        self.send(sender, request, batch_of(&bodies));
+    }
+
+    fn send(&mut self, sender: usize, request: message::Publish, batch: Bytes) {
+        let connection = ConnectionId(1 + sender as u64 % 3);
+        let correlation = self.shell.send_batch(connection, request.clone(), batch.clone());
+        self.asked.insert(correlation, request.topic);
+        if let Reply::Receipt(found) = &self.shell.answer_to(correlation).reply
+            && !found.duplicate
+        {
+            self.senders[sender].last = request.sequence;
+            self.sent[sender].push(Sent { correlation, request, batch });
+        }
+    }
+
+    fn repeat(&mut self, sender: usize, back: usize) {
+        let sent = self.sent[sender].iter().rev().nth(back).cloned();
+        let Some(Sent { correlation, request, batch }) = sent else { return };
+        let again = self.shell.send_batch(ALICE, request.clone(), batch);
+        self.asked.insert(again, request.topic);
+        let (first, again) = (self.shell.answer_to(correlation), self.shell.answer_to(again));
+        if let (Reply::Receipt(first), Reply::Receipt(again)) = (&first.reply, &again.reply) {
+            assert!(again.duplicate);
+            assert!(again.base.is_none() || again.base == first.base);
+        }
+    }
+
+    fn break_chain(&mut self, topic: usize, sender: usize) {
+        let request = self.senders[sender].next(self.topic(topic));
+        let prev = Sequence(request.prev.0 + 5);
+        let sequence = Sequence(prev.0 + 1);
+        let wrong = message::Publish { prev, sequence, ..request };
+        let reply = self.shell.publish_as(&wrong, &["x"]);
+        assert!(matches!(reply, Reply::Refused(_)), "a gap is never accepted");
+    }
+
+    fn open_producer(&mut self, sender: usize) {
+        let producer = [None, Some("p1"), Some("p2")][sender];
+        let before = self.senders[sender];
+        self.senders[sender] = self.shell.open_producer(producer);
+        if self.senders[sender].id != before.id {
+            self.sent[sender].clear();
+        }
+    }
+
+    fn delivered(&self, back: usize, part: u8) -> Option<(SubscriptionId, Vec<DeliveryRun>)> {
+        let deliver = self.shell.deliveries.iter().rev().nth(back)?;
+        let runs = deliver.runs.iter().map(|run| {
+            let skipped = u64::from(part & 3).min(u64::from(run.count) - 1);
+            let counter = run.fence_counter + skipped;
+            let fence = Fence { epoch: deliver.fence_epoch, counter };
+            let left = run.count - skipped as u32;
+            let count = if part & 4 == 0 { left } else { 1 };
+            DeliveryRun { first: run.first.plus(skipped), fence, count }
+        });
+        Some((deliver.subscription, runs.collect()))
+    }
+
+    fn settle(&mut self, back: usize, part: u8, verdict: u8) {
+        let Some((subscription, deliveries)) = self.delivered(back, part) else { return };
+        let (verdict, delay_ms) = match verdict {
+            0..4 => (Verdict::Ack, 0),
+            4 => (Verdict::Nack, message::BACKOFF),
+            5 => (Verdict::Nack, 3_000),
+            6 => (Verdict::Release, 0),
+            _ => (Verdict::Reject, 0),
+        };
+        let reason = String::from("why");
+        let settle = message::Settle { subscription, verdict, delay_ms, reason, deliveries };
+        self.shell.send(ConnectionId(1), settle);
+    }
+
+    fn progress(&mut self, written: u64, committed: u64) {
+        let last = self.shell.last().0;
+        let written = (self.shell.written.0 + written).min(last);
+        let committed = (self.shell.committed.0 + committed).min(written);
+        self.shell.progress(LogIndex(written), LogIndex(committed));
+    }
+
+    fn restart(&mut self, clean: bool, extra: u64) {
+        let kept = if clean { self.shell.last() } else { kept(&self.shell, extra) };
+        self.shell.restart_from(kept, clean);
+        self.credit.clear();
+        self.restarted = true;
+        let state = self.shell.engine.state();
+        for (sender, sent) in self.senders.iter_mut().zip(&mut self.sent) {
+            let known = state.producers.get(&sender.id);
+            let last = known.map_or(Sequence::ZERO, |producer| producer.last);
+            sender.last = last;
+            sent.retain(|sent| sent.request.sequence <= last);
+        }
+        self.published += 1000;
+    }
+
+    /// What each producer's latest results are, to be asked for again.
+    pub(super) fn accepted_suffixes(&self) -> Vec<(message::Publish, Bytes, Offset)> {
+        let mut all = Vec::new();
+        for (sender, sent) in self.senders.iter().zip(&self.sent) {
+            let known = self.shell.engine.state().producers.get(&sender.id);
+            if known.is_none_or(|producer| producer.epoch != sender.epoch) {
+                continue;
+            }
+            for sent in sent.iter().filter(|sent| sent.request.epoch == sender.epoch) {
+                let first = receipt(self.shell.answer_to(sent.correlation).reply.clone());
+                if let Some(base) = first.base {
+                    all.push((sent.request.clone(), sent.batch.clone(), base));
+                }
+            }
+        }
+        all
+    }
+
+    fn topic(&self, topic: usize) -> TopicId {
+        let found = self.shell.engine.state().topic_named(&topic_name(topic));
+        found.map_or(TopicId(999), |topic| topic.id)
+    }
+
+    fn subscription(&self, topic: usize, subscription: usize) -> Option<SubscriptionId> {
+        let (topic, subscription) = (topic_name(topic), subscription_name(subscription));
+        let found = self.shell.engine.state().subscription_named(&topic, &subscription);
+        found.map(|subscription| subscription.id)
+    }
+}
+
+fn consumer(topic: usize, subscription: usize) -> ConsumerId {
+    ConsumerId((topic * SUBSCRIPTIONS + subscription) as u32 + 1)
+}
+
+fn topic_name(topic: usize) -> Name {
+    name(&format!("t{topic}"))
+}
+
+fn subscription_name(subscription: usize) -> Name {
+    name(&format!("s{subscription}"))
+}
+
+fn topic_settings(kind: u8) -> TopicSettings {
+    let usual = TopicSettings::default();
+    match kind {
+        0 | 1 => usual,
+        2 => TopicSettings { durability: Durability::Written, ..usual },
+        3 => TopicSettings { retention: Retention::Limits, messages_max: 7, ..usual },
+        4 => TopicSettings { overflow: Overflow::DropOldest, messages_max: 6, ..usual },
+        _ => TopicSettings { age_ms_max: 60_000, durability: Durability::Written, ..usual },
+    }
+}
+
+fn subscription_settings(kind: u8) -> SubscriptionSettings {
+    let usual = SubscriptionSettings::default();
+    match kind {
+        0 => SubscriptionSettings { attempts_max: 2, ..usual },
+        1 => SubscriptionSettings { mode: Mode::Stream, ..usual },
+        2 => SubscriptionSettings { attempts_max: 1, dead_letter: false, ..usual },
+        _ => usual,
+    }
+}

@@ -1,0 +1,38 @@
+//! A program that carries its broker inside itself: the same frames over an in-memory pipe.
+
+use posthouse_broker::{Broker, Config, Exit};
+use posthouse_client::{Client, Message, Retry, Start, SubscriptionSettings, TopicSettings};
+use std::time::Duration;
+
+#[tokio::test]
+async fn the_shape_of_the_readme_works_without_a_socket() {
+    let broker = Broker::start(Config::temporary().unwrap()).await.unwrap();
+    let client = Client::builder().connector(broker.connector()).connect().await.unwrap();
+    client.admin().create_topic("orders", TopicSettings::default()).await.unwrap();
+    let settings = SubscriptionSettings::default();
+    client.admin().create_subscription("orders", "billing", settings, Start::Earliest).await.unwrap();
+
+    let orders = client.publisher("orders").await.unwrap();
+    for number in 0..100 {
+        orders.publish(Message::new(format!("order {number}")).key("c-17")).await.unwrap();
+    }
+
+    let mut billing = client.consumer("orders", "billing").await.unwrap();
+    for number in 0..100 {
+        let delivery = billing.next().await.unwrap().unwrap();
+        assert_eq!(delivery.body(), format!("order {number}").as_bytes());
+        if number == 50 {
+            delivery.nack(Retry::Backoff);
+        } else {
+            delivery.ack().await.unwrap();
+        }
+    }
+    let again = billing.next().await.unwrap().unwrap();
+    assert_eq!((&again.body()[..], again.attempt().0), (&b"order 50"[..], 1));
+    again.ack().await.unwrap();
+    drop(billing);
+
+    let report = client.close(Duration::from_secs(5)).await;
+    assert_eq!((report.unsent, report.unsettled), (0, 0));
+    assert_eq!(broker.shutdown().await, Exit::Clean);
+}

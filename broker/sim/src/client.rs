@@ -1,0 +1,131 @@
+//! Clients as small state machines: what they do next is a throw of the dice, what they were told
+//! goes into the history.
+
+pub(crate) mod admin;
+pub(crate) mod consumer;
+pub(crate) mod producer;
+pub(crate) mod reader;
+
+use crate::ledger::Ledger;
+use crate::net::Net;
+use crate::trace::Trace;
+use crate::wire;
+use bytes::Bytes;
+use posthouse_checker::history::{self, Event, Outcome};
+use posthouse_engine::input::ConnectionId;
+use posthouse_protocol::{CorrelationId, ErrorCode, Name, Outcome as Told, Reply, Request};
+use posthouse_storage::fs::dice::Dice;
+use std::fmt::Debug;
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Topics are made.
+    Setup,
+    /// Everybody works.
+    Load,
+    /// Nothing new: what is under way gets its answer.
+    Finish,
+}
+
+/// What clients see of the world.
+#[derive(Debug)]
+pub(crate) struct Surroundings<'a> {
+    /// Nanoseconds since the run began.
+    pub(crate) now: u64,
+    pub(crate) phase: Phase,
+    pub(crate) is_up: bool,
+    pub(crate) dice: &'a mut Dice,
+    pub(crate) net: &'a mut Net,
+    pub(crate) ledger: &'a mut Ledger,
+    pub(crate) history: &'a mut Vec<Event>,
+    pub(crate) trace: &'a mut Trace,
+}
+
+impl Surroundings<'_> {
+    pub(crate) const fn time(&self) -> history::Time {
+        history::Time(self.now)
+    }
+}
+
+/// Something that talks to the broker.
+pub(crate) trait Client: Debug {
+    /// Does the next thing.
+    fn act(&mut self, around: &mut Surroundings<'_>);
+
+    /// Takes a frame.
+    fn receive(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        to: CorrelationId,
+        reply: Reply,
+        tail: &Bytes,
+    );
+
+    /// Notices that its connection is lost.
+    fn lost(&mut self, around: &mut Surroundings<'_>);
+
+    /// Its connection.
+    fn session(&mut self) -> &mut Session;
+
+    /// Whether it waits for nothing any more.
+    fn is_done(&self) -> bool;
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) client: usize,
+    pub(crate) connection: Option<ConnectionId>,
+    correlation: u32,
+    /// When something last arrived.
+    pub(crate) heard: u64,
+}
+
+impl Session {
+    pub(crate) const fn new(client: usize) -> Self {
+        Self { client, connection: None, correlation: 0, heard: 0 }
+    }
+
+    /// Connects if there is no connection. Says whether there is one.
+    pub(crate) fn connect(&mut self, around: &mut Surroundings<'_>) -> bool {
+        if self.connection.is_none() && around.is_up {
+            self.connection = Some(around.net.connect(self.client));
+            self.heard = around.now;
+        }
+        self.connection.is_some()
+    }
+
+    /// Sends a request; the reply will carry the same number.
+    pub(crate) fn send(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        request: impl Into<Request>,
+        tail: &[u8],
+    ) -> Option<CorrelationId> {
+        let connection = self.connection?;
+        self.correlation += 1;
+        let request = request.into();
+        let has_reply = !matches!(request, Request::Credit(_));
+        let to = CorrelationId(if has_reply { self.correlation } else { 0 });
+        let frame = wire::request(to, &request, tail);
+        around.trace.frame(around.now, connection.0, &frame);
+        around.ledger.sent(connection, &frame);
+        around.net.send_up(connection, frame);
+        Some(to)
+    }
+}
+
+/// What the history says of an operation that was refused with this code.
+pub(crate) fn refused(number: u16) -> Outcome {
+    let code = ErrorCode::from_number(number).expect("the broker sends codes that exist");
+    match code.outcome() {
+        Told::Definite => Outcome::Refused(code.name().to_owned()),
+        Told::Unknown => Outcome::Unknown,
+    }
+}
+
+/// A name that is one.
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).expect("names of the simulation are valid")
+}

@@ -1,0 +1,171 @@
+//! One connection: the handshake, and frames as bytes.
+
+use super::outgoing::Outgoing;
+use crate::connector::{Connector, Pipe};
+use crate::error::Refusal;
+use bytes::BytesMut;
+use posthouse_protocol::frame::{self, Frame};
+use posthouse_protocol::message::{HELLO_MAGIC, Hello, VERSION, Welcome};
+use posthouse_protocol::{CorrelationId, DecodeError, Reply, Request, limits};
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+/// How long one attempt may take, the handshake included.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// Bytes of the client's name that fit the first frame.
+const NAME_BYTES_MAX: usize = 200;
+/// Room for received bytes that is allocated at a time.
+const READ_BYTES: usize = 128 << 10;
+
+/// A connection that has been welcomed.
+pub(crate) struct Connection {
+    pipe: Box<dyn Pipe>,
+    received: BytesMut,
+    /// When the broker was last heard of.
+    pub(crate) heard: Instant,
+    /// When something was last sent.
+    pub(crate) spoke: Instant,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// No bytes get through, or they make no sense.
+    Io(io::Error),
+    /// It took too long.
+    TimedOut,
+    /// The broker does not want this client.
+    Refused(Refusal),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        Self::Io(malformed(error))
+    }
+}
+
+/// What one look at a connection found.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    /// Bytes have come.
+    pub(crate) received: bool,
+    /// Everything that waited has been written.
+    pub(crate) written: bool,
+}
+
+impl Connection {
+    /// Connects and shakes hands.
+    pub(crate) async fn open(connector: &dyn Connector, client: &str) -> Result<Self, Failure> {
+        let attempt = async {
+            let pipe = connector.connect().await?;
+            let now = Instant::now();
+            let received = BytesMut::new();
+            let mut connection = Self { pipe, received, heard: now, spoke: now };
+            connection.greet(client).await?;
+            Ok(connection)
+        };
+        timeout(ATTEMPT, attempt).await.unwrap_or(Err(Failure::TimedOut))
+    }
+
+    async fn greet(&mut self, client: &str) -> Result<Welcome, Failure> {
+        let mut end = client.len().min(NAME_BYTES_MAX);
+        while !client.is_char_boundary(end) {
+            end -= 1;
+        }
+        let hello = Request::Hello(Hello {
+            magic: HELLO_MAGIC,
+            version_min: VERSION,
+            version_max: VERSION,
+            features: 0,
+            client: client.get(..end).unwrap_or_default().to_owned(),
+            credentials: Vec::new(),
+        });
+        let mut bytes = BytesMut::new();
+        let head = |out: &mut BytesMut| hello.encode(out);
+        frame::encode_head(&mut bytes, hello.kind(), CorrelationId(1), 0, head);
+        self.pipe.write_all(&bytes).await?;
+        self.pipe.flush().await?;
+        let frame = self.first_frame().await?;
+        let reply = Reply::decode(frame.kind, &frame.head)?;
+        let found = u64::from(reply.kind());
+        if let Reply::Welcome(welcome) = reply {
+            Ok(welcome)
+        } else if let Reply::Refused(refused) = reply {
+            Err(Failure::Refused(refused.into()))
+        } else {
+            Err(DecodeError::Invalid { field: "frame.kind", found }.into())
+        }
+    }
+
+    async fn first_frame(&mut self) -> Result<Frame, Failure> {
+        loop {
+            if let Some(frame) = self.next_frame()? {
+                return Ok(frame);
+            }
+            if self.pipe.read_buf(&mut self.received).await? == 0 {
+                return Err(Failure::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    /// The next whole frame that has come.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`]; the connection is then beyond repair.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, DecodeError> {
+        frame::decode(&mut self.received, limits::FRAME_BYTES_MAX)
+    }
+
+    /// Writes what waits and reads what has come; ready when bytes have come or all is written.
+    pub(crate) fn poll_progress(
+        &mut self,
+        out: &mut Outgoing,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Progress>> {
+        let mut progress = Progress::default();
+        if !out.is_empty() {
+            progress.written = out.poll_write(&mut *self.pipe, cx)?.is_ready();
+        }
+        progress.received = self.poll_read(cx)?.is_ready();
+        if progress.received || progress.written {
+            Poll::Ready(Ok(progress))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.received.capacity() - self.received.len() < READ_BYTES / 4 {
+            self.received.reserve(READ_BYTES);
+        }
+        // Dropping this future takes nothing: it has either read or not.
+        let reading = pin!(self.pipe.read_buf(&mut self.received));
+        if ready!(reading.poll(cx))? == 0 {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Says that nothing more will be sent.
+    pub(crate) async fn shutdown(mut self) {
+        // The broker notices the end either way.
+        let _ = timeout(Duration::from_secs(1), self.pipe.shutdown()).await;
+    }
+}
+
+/// A broken answer, as an error of the connection.
+pub(crate) fn malformed(error: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

@@ -1,0 +1,367 @@
+//! Everything that outlives a connection: publishers, consumers, calls, and the closing of them.
+//!
+//! Does no IO and reads no clock. It turns mail and frames into frames; the driver carries them.
+
+use super::calls::Calls;
+use super::outgoing::{Outgoing, Owner};
+use super::ready::{Party, Ready};
+use super::timers::Timers;
+use crate::call::Answer;
+use crate::error::{ConsumeError, Refusal, RequestError};
+use crate::mailbox::{CloseReport, Mail};
+use crate::{consumer, publisher};
+use bytes::Bytes;
+use posthouse_protocol::frame::Frame;
+use posthouse_protocol::{ConsumerId, DecodeError, Outcome, Reply};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// What one client is doing.
+#[derive(Debug)]
+pub(crate) struct Session {
+    publishers: BTreeMap<publisher::Key, publisher::Link>,
+    consumers: BTreeMap<ConsumerId, consumer::Link>,
+    calls: Calls,
+    ready: Ready,
+    timers: Timers<Party>,
+    closing: Option<Closing>,
+    /// How long an abandoned client goes on sending.
+    abandoned_for: Duration,
+}
+
+#[derive(Debug)]
+struct Closing {
+    deadline: Instant,
+    reports: Vec<oneshot::Sender<CloseReport>>,
+}
+
+impl Session {
+    pub(crate) fn new(abandoned_for: Duration) -> Self {
+        Self {
+            publishers: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            calls: Calls::new(),
+            ready: Ready::default(),
+            timers: Timers::new(),
+            closing: None,
+            abandoned_for,
+        }
+    }
+
+    /// A handle wants something.
+    pub(crate) fn on_mail(&mut self, mail: Mail, now: Instant) {
+        match mail {
+            Mail::Call(call) if self.closing.is_some() => {
+                let closed = RequestError::Closed { outcome: Outcome::Definite };
+                let _ = call.answer.send(Err(closed));
+            }
+            Mail::Call(call) => self.calls.add(*call),
+            Mail::PublisherOpened { shared, topic, producer } => {
+                let link = publisher::Link::new(shared, topic, &producer);
+                let key = link.key();
+                if self.closing.is_some() {
+                    link.close();
+                }
+                self.publishers.insert(key, link);
+                self.ready.mark(Party::Publisher(key));
+            }
+            Mail::Publisher(key) => self.ready.mark(Party::Publisher(key)),
+            Mail::ConsumerOpened { shared, answer } => {
+                let mut link = consumer::Link::new(shared, answer);
+                if self.closing.is_some() {
+                    link.abandon(None);
+                    return;
+                }
+                let id = link.id();
+                self.consumers.insert(id, link);
+                self.ready.mark(Party::Consumer(id));
+            }
+            Mail::Consumer(id) => self.ready.mark(Party::Consumer(id)),
+            Mail::Close { deadline, report } => self.close(deadline, Some(report)),
+            Mail::Abandoned => self.close(now + self.abandoned_for, None),
+        }
+    }
+
+    fn close(&mut self, deadline: Instant, report: Option<oneshot::Sender<CloseReport>>) {
+        let fresh = Closing { deadline, reports: Vec::new() };
+        let closing = self.closing.get_or_insert(fresh);
+        closing.deadline = closing.deadline.min(deadline);
+        closing.reports.extend(report);
+        self.publishers.values().for_each(publisher::Link::close);
+        self.consumers.values().for_each(consumer::Link::close);
+        self.calls.abandon();
+    }
+
+    /// Makes frames while `out` has room.
+    pub(crate) fn fill(&mut self, now: Instant, out: &mut Outgoing) {
+        self.calls.fill(out);
+        for _ in 0..self.ready.len() {
+            if !out.has_room() {
+                return;
+            }
+            let Some(party) = self.ready.pop() else {
+                return;
+            };
+            if self.fill_one(party, now, out) {
+                self.ready.mark(party);
+            }
+        }
+    }
+
+    /// Lets one make its frames; `true` if there may be more.
+    fn fill_one(&mut self, party: Party, now: Instant, out: &mut Outgoing) -> bool {
+        let (more, is_finished) = match party {
+            Party::Publisher(key) => match self.publishers.get_mut(&key) {
+                Some(link) => (link.fill(now, out), link.is_finished()),
+                None => return false,
+            },
+            Party::Consumer(id) => match self.consumers.get_mut(&id) {
+                Some(link) => (link.fill(now, out), link.is_finished()),
+                None => return false,
+            },
+        };
+        if is_finished {
+            self.remove(party);
+            return false;
+        }
+        self.set_timer(party);
+        more
+    }
+
+    fn remove(&mut self, party: Party) {
+        self.timers.set(party, None);
+        match party {
+            Party::Publisher(key) => drop(self.publishers.remove(&key)),
+            Party::Consumer(id) => drop(self.consumers.remove(&id)),
+        }
+    }
+
+    fn set_timer(&mut self, party: Party) {
+        let deadline = match party {
+            Party::Publisher(key) => self.publishers.get(&key).map(publisher::Link::next_deadline),
+            Party::Consumer(id) => self.consumers.get(&id).map(consumer::Link::next_deadline),
+        };
+        self.timers.set(party, deadline.flatten());
+    }
+
+    /// Without a connection nothing is sent, but what waits has its time limit all the same.
+    pub(crate) fn watch(&mut self) {
+        while let Some(party) = self.ready.pop() {
+            self.set_timer(party);
+            let is_finished = match party {
+                Party::Publisher(key) => {
+                    self.publishers.get(&key).is_some_and(publisher::Link::is_finished)
+                }
+                Party::Consumer(id) => {
+                    self.consumers.get(&id).is_some_and(consumer::Link::is_finished)
+                }
+            };
+            if is_finished {
+                self.remove(party);
+            }
+        }
+    }
+
+    /// Some moment of [`Self::next_deadline`] has come.
+    pub(crate) fn on_time(&mut self, now: Instant) {
+        self.calls.on_time(now);
+        while let Some(party) = self.timers.pop(now) {
+            if let Party::Publisher(key) = party
+                && let Some(link) = self.publishers.get_mut(&key)
+            {
+                link.on_time(now);
+            }
+            self.ready.mark(party);
+        }
+    }
+
+    /// When [`Self::on_time`] next has something to do, or the closing is over.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let closing = self.closing.as_ref().map(|closing| closing.deadline);
+        [self.timers.next(), self.calls.next_deadline(), closing].into_iter().flatten().min()
+    }
+
+    /// The broker says something.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`]; the connection is then beyond repair.
+    pub(crate) fn on_frame(
+        &mut self,
+        frame: Frame,
+        out: &mut Outgoing,
+        now: Instant,
+    ) -> Result<(), DecodeError> {
+        let reply = Reply::decode(frame.kind, &frame.head)?;
+        match out.take_owner(frame.correlation) {
+            Some(owner) => self.on_answer(owner, reply, frame.tail, now),
+            None => self.on_push(reply, frame.tail, now),
+        }
+    }
+
+    fn on_push(&mut self, reply: Reply, tail: Bytes, now: Instant) -> Result<(), DecodeError> {
+        if let Reply::Deliver(deliver) = reply {
+            if let Some(link) = self.consumers.get(&deliver.consumer) {
+                link.on_deliver(&deliver, tail, now)?;
+                self.set_timer(Party::Consumer(deliver.consumer));
+            }
+        } else if let Reply::ConsumerEnded(ended) = reply {
+            if let Some(link) = self.consumers.get_mut(&ended.consumer) {
+                link.on_refusal(Refusal::new(ended.code, &ended.text), now);
+                self.ready.mark(Party::Consumer(ended.consumer));
+            }
+        } else if let Reply::Goodbye(goodbye) = reply {
+            let reason = Refusal::new(goodbye.code, &goodbye.text);
+            tracing::info!(%reason, "broker is closing the connection");
+        }
+        // A heartbeat has said what it had to by coming.
+        Ok(())
+    }
+
+    fn on_answer(
+        &mut self,
+        owner: Owner,
+        reply: Reply,
+        tail: Bytes,
+        now: Instant,
+    ) -> Result<(), DecodeError> {
+        match owner {
+            Owner::Call(number) => {
+                match refusal(reply) {
+                    Ok(reply) => self.calls.on_answer(number, Answer { reply, tail }),
+                    Err(refusal) => self.calls.on_refusal(number, refusal, now),
+                }
+                Ok(())
+            }
+            Owner::Publish { .. } | Owner::Topic(_) | Owner::Producer(_) => {
+                self.on_publisher_answer(owner, reply, now)
+            }
+            Owner::Subscribe(_) | Owner::Settle { .. } => {
+                self.on_consumer_answer(owner, reply, now)
+            }
+            Owner::Nobody => Ok(()),
+        }
+    }
+
+    fn on_publisher_answer(
+        &mut self,
+        owner: Owner,
+        reply: Reply,
+        now: Instant,
+    ) -> Result<(), DecodeError> {
+        let (Owner::Publish { publisher: key, .. } | Owner::Topic(key) | Owner::Producer(key)) =
+            owner
+        else {
+            return Ok(());
+        };
+        self.ready.mark(Party::Publisher(key));
+        let Some(link) = self.publishers.get_mut(&key) else {
+            return Ok(());
+        };
+        match (owner, refusal(reply)) {
+            (Owner::Publish { sequence, .. }, Ok(Reply::Receipt(receipt))) => {
+                link.on_receipt(sequence, &receipt);
+            }
+            (Owner::Publish { sequence, .. }, Err(refusal)) => {
+                link.on_refusal(sequence, refusal, now);
+            }
+            (Owner::Topic(_), Ok(Reply::TopicInfo(info))) => link.on_topic(Ok(info), now),
+            (Owner::Topic(_), Err(refusal)) => link.on_topic(Err(refusal), now),
+            (Owner::Producer(_), Ok(Reply::ProducerOpened(opened))) => {
+                link.on_producer(Ok(opened), now);
+            }
+            (Owner::Producer(_), Err(refusal)) => link.on_producer(Err(refusal), now),
+            (_, Ok(reply)) => return Err(unexpected(&reply)),
+            (_, Err(_)) => {}
+        }
+        Ok(())
+    }
+
+    fn on_consumer_answer(
+        &mut self,
+        owner: Owner,
+        reply: Reply,
+        now: Instant,
+    ) -> Result<(), DecodeError> {
+        let (Owner::Subscribe(id) | Owner::Settle { consumer: id, .. }) = owner else {
+            return Ok(());
+        };
+        self.ready.mark(Party::Consumer(id));
+        let Some(link) = self.consumers.get_mut(&id) else {
+            return Ok(());
+        };
+        match (owner, refusal(reply)) {
+            (Owner::Subscribe(_), Ok(Reply::Subscribed(subscribed))) => {
+                link.on_subscribed(&subscribed);
+            }
+            (Owner::Subscribe(_), Err(refusal)) => link.on_refusal(refusal, now),
+            (Owner::Settle { number, .. }, Ok(Reply::Settled(settled))) => {
+                link.on_settled(number, settled);
+            }
+            (Owner::Settle { number, .. }, Err(refusal)) => {
+                link.on_settle_refused(number, refusal, now);
+            }
+            (_, Ok(reply)) => return Err(unexpected(&reply)),
+            (_, Err(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// The connection is gone; what was under way goes on with the next.
+    pub(crate) fn on_disconnect(&mut self) {
+        self.calls.on_disconnect();
+        self.publishers.values_mut().for_each(publisher::Link::on_disconnect);
+        self.consumers.values_mut().for_each(consumer::Link::on_disconnect);
+        for (key, link) in &self.publishers {
+            self.timers.set(Party::Publisher(*key), link.next_deadline());
+        }
+        for (id, link) in &self.consumers {
+            self.timers.set(Party::Consumer(*id), link.next_deadline());
+        }
+    }
+
+    /// There is a connection again: everyone has a look.
+    pub(crate) fn on_connect(&mut self) {
+        let publishers = self.publishers.keys().copied().map(Party::Publisher);
+        let consumers = self.consumers.keys().copied().map(Party::Consumer);
+        publishers.chain(consumers).for_each(|party| self.ready.mark(party));
+    }
+
+    /// Whether the client is closing and is done, or its time is over.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        self.closing.as_ref().is_some_and(|closing| {
+            closing.deadline <= now
+                || self.publishers.values().all(publisher::Link::is_flushed)
+                    && self.consumers.values().all(consumer::Link::is_flushed)
+        })
+    }
+
+    /// Gives back what consumers were sent and nobody took.
+    pub(crate) fn unsubscribe(&mut self, out: &mut Outgoing) {
+        self.consumers.values_mut().for_each(|link| link.unsubscribe(out));
+    }
+
+    /// Ends everything that is left and reports it.
+    pub(crate) fn abandon(&mut self) {
+        self.calls.abandon();
+        let error = self.closing.is_none().then_some(ConsumeError::Closed);
+        let abandoned = |link: &mut consumer::Link| link.abandon(error.clone());
+        let report = CloseReport {
+            unsent: self.publishers.values_mut().map(publisher::Link::abandon).sum(),
+            unsettled: self.consumers.values_mut().map(abandoned).sum(),
+        };
+        for waiting in self.closing.take().into_iter().flat_map(|closing| closing.reports) {
+            let _ = waiting.send(report);
+        }
+    }
+}
+
+fn refusal(reply: Reply) -> Result<Reply, Refusal> {
+    if let Reply::Refused(refused) = reply { Err(refused.into()) } else { Ok(reply) }
+}
+
+fn unexpected(reply: &Reply) -> DecodeError {
+    DecodeError::Invalid { field: "frame.kind", found: u64::from(reply.kind()) }
+}
