@@ -80,13 +80,14 @@ impl ClientBuilder {
         let connectors = connectors(self.servers)?;
         let mailbox = Arc::new(Mailbox::default());
         let driver = Driver::new(self.options.clone(), connectors, Arc::clone(&mailbox));
+        let limits = driver.limits();
         let driver = driver.connect_first().await?;
         #[expect(
             clippy::disallowed_methods,
             reason = "the client's only task; `Client::close` awaits it"
         )]
         let driver = tokio::task::spawn(driver);
-        Ok(Client::new(Arc::new(Core::new(mailbox, self.options, driver))))
+        Ok(Client::new(Arc::new(Core::new(mailbox, self.options, limits, driver))))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::call::{Answer, Call, Repeat};
 use crate::error::RequestError;
+use crate::limits::BrokerLimits;
 use crate::lock::lock;
 use crate::mailbox::{CloseReport, Mail, Mailbox};
 use crate::options::Options;
@@ -22,6 +23,7 @@ const CALLS_MAX: usize = 1024;
 pub(crate) struct Core {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) options: Options,
+    pub(crate) limits: Arc<BrokerLimits>,
     calls: Semaphore,
     publishers_made: AtomicU64,
     consumers_made: AtomicU32,
@@ -29,10 +31,16 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(mailbox: Arc<Mailbox>, options: Options, driver: JoinHandle<()>) -> Self {
+    pub(crate) fn new(
+        mailbox: Arc<Mailbox>,
+        options: Options,
+        limits: Arc<BrokerLimits>,
+        driver: JoinHandle<()>,
+    ) -> Self {
         Self {
             mailbox,
             options,
+            limits,
             calls: Semaphore::new(CALLS_MAX),
             publishers_made: AtomicU64::new(0),
             consumers_made: AtomicU32::new(0),

@@ -13,6 +13,7 @@ pub(crate) use outgoing::{Outgoing, Owner};
 use crate::connector::Connector;
 use crate::error::ConnectError;
 use crate::ids::random;
+use crate::limits::BrokerLimits;
 use crate::mailbox::{Mail, Mailbox};
 use crate::options::Options;
 use backoff::Backoff;
@@ -42,6 +43,7 @@ pub(crate) struct Driver {
     connect_timeout: Duration,
     servers: Servers,
     mailbox: Arc<Mailbox>,
+    limits: Arc<BrokerLimits>,
     session: Session,
     out: Outgoing,
     mail: Vec<Mail>,
@@ -66,10 +68,16 @@ impl Driver {
             connect_timeout: options.connect_timeout,
             servers: Servers { connectors, turn: 0, backoff: Backoff::default() },
             mailbox,
+            limits: Arc::new(BrokerLimits::new()),
             session: Session::new(options.publish_timeout),
             out: Outgoing::default(),
             mail: Vec::new(),
         }
+    }
+
+    /// What the broker at hand takes.
+    pub(crate) fn limits(&self) -> Arc<BrokerLimits> {
+        Arc::clone(&self.limits)
     }
 
     /// Connects for the first time and returns the task.
@@ -156,6 +164,7 @@ impl Driver {
 
     /// Carries frames until the connection is lost (then says why) or the client is closed.
     async fn serve(&mut self, mut connection: Connection) -> Option<io::Error> {
+        self.limits.set(&connection.welcome);
         self.session.on_connect();
         loop {
             let now = Instant::now();

@@ -43,6 +43,7 @@ mod core;
 mod driver;
 mod error;
 mod ids;
+mod limits;
 mod lock;
 mod mailbox;
 mod message;

@@ -169,6 +169,7 @@ impl OpenPublisher {
             timeout: self.timeout,
             room_bytes: self.bytes.max(1),
             message_bytes_max: info.settings.message_bytes_max,
+            limits: Arc::clone(&core.limits),
         };
         let shared = Arc::new(Shared::new(setup, Arc::clone(&core.mailbox)));
         let opened =

@@ -32,6 +32,7 @@ pub use progress::Progress;
 pub use rewrite::DamagedBatch;
 
 use crate::fold::Fold;
+use crate::names::FileId;
 use crate::run::{Run, Runs};
 use crate::shared::Shared;
 use compact::Survey;
@@ -39,6 +40,7 @@ use fold::{Folded, Folding};
 use free::Free;
 use job::Job;
 use posthouse_protocol::{LogIndex, StartEpoch, Timestamp};
+use rewrite::Rewrite;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -279,19 +281,26 @@ impl<F: Fold> Checkpointer<F> {
         Ok(Step::Worked(self.task))
     }
 
-    /// Removes what an unfinished job has made and lets it begin again, or drops a compaction.
+    /// Removes what an unfinished job has made. A fold begins again, a compaction is dropped.
     fn give_up_writing(&mut self) {
-        let Work::Writing(job) = &mut self.work else {
-            return;
+        let job = match std::mem::replace(&mut self.work, Work::Resting) {
+            Work::Writing(job) => job,
+            other @ (Work::Resting | Work::Folding(_)) => {
+                self.work = other;
+                return;
+            }
         };
         for name in job.leftovers() {
             // What cannot be removed now is removed by the next start.
             let _: Result<(), std::io::Error> = self.shared.fs.remove(&name.to_string());
         }
-        if !job.restart() {
-            self.work = Work::Resting;
+        let Some(begun) = job.into_fold() else {
             self.survey.block();
-        }
+            return;
+        };
+        let finished = self.shared.finished_after(self.folded.index);
+        let fences = self.shared.manifest().fences;
+        self.work = Work::Folding(Folding::resume(begun, finished, fences));
     }
 
     /// What to do while nothing is being written.
@@ -304,7 +313,7 @@ impl<F: Fold> Checkpointer<F> {
             self.work = Work::Folding(folding);
             return Ok(Step::Worked(Task::Choose));
         }
-        if self.survey_one() || self.start_compaction() {
+        if self.survey_one() || self.start_compaction() || self.start_second_checkpoint() {
             self.publish_progress(now);
             return Ok(Step::Worked(self.task));
         }
@@ -329,6 +338,23 @@ impl<F: Fold> Checkpointer<F> {
         }
         let fences = self.shared.manifest().fences;
         Some(Folding::new(self.folded.index, finished, fences))
+    }
+
+    /// When space is short, makes a second checkpoint at the same frame, so that the journal between
+    /// the two can be freed although nothing new is finished.
+    fn start_second_checkpoint(&mut self) -> bool {
+        let manifest = self.shared.manifest();
+        let newest = manifest.checkpoints.last().map(|entry| entry.index);
+        let is_single = manifest.checkpoints.len() < 2;
+        let is_apart = manifest.checkpoints.first().map(|entry| entry.index) != newest;
+        let index = self.folded.index;
+        if newest != Some(index) || !(is_single || is_apart) || !self.is_short() {
+            return false;
+        }
+        self.task = Task::Choose;
+        let rewrite = Rewrite::new(index, index, Vec::new(), Vec::new());
+        self.work = Work::Writing(Box::new(Job::fold(rewrite, FileId(0))));
+        true
     }
 
     fn is_quiet(&self, now: Duration) -> bool {

@@ -542,3 +542,54 @@ impl std::error::Error for ManifestError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::sim::SimFs;
+
+    #[test]
+    fn commit_leaves_the_newest_slot_alone() {
+        let disk = SimFs::new();
+        let mut slots = ManifestSlots::create(&disk, Manifest::default()).unwrap();
+        for generation in 1..6 {
+            slots.commit(|manifest| manifest.durable = LogIndex(generation * 10)).unwrap();
+
+            let read = |name| read_slot(&disk, name).unwrap().unwrap().unwrap().generation;
+            let mut found = MANIFEST.map(read);
+            found.sort_unstable();
+            assert_eq!(found, [generation - 1, generation]);
+        }
+        let Found::Sound { slots, damaged } = ManifestSlots::load(&disk).unwrap() else {
+            panic!("both slots are sound");
+        };
+        assert_eq!(slots.current().durable, LogIndex(50));
+        assert_eq!(damaged, None);
+    }
+
+    #[test]
+    fn slot_that_outgrows_its_file_reads_back() {
+        let disk = SimFs::new();
+        let mut slots = ManifestSlots::create(&disk, Manifest::default()).unwrap();
+        let entry = SegmentEntry { id: FileId(7), salt: Salt([9; 16]), base: None, end: None };
+        slots.commit(|manifest| manifest.journal = vec![entry; 5_000]).unwrap();
+        slots.commit(|manifest| manifest.durable = LogIndex(3)).unwrap();
+
+        let Found::Sound { slots, .. } = ManifestSlots::load(&disk).unwrap() else {
+            panic!("both slots are sound");
+        };
+
+        assert_eq!(slots.current().journal.len(), 5_000);
+        assert_eq!(slots.current().durable, LogIndex(3));
+    }
+
+    #[test]
+    fn nothing_is_committed_after_a_failed_commit() {
+        let disk = SimFs::new();
+        let mut slots = ManifestSlots::create(&disk, Manifest::default()).unwrap();
+        disk.fail_next_sync("manifest-1");
+
+        assert!(matches!(slots.commit(|_| ()), Err(ManifestError::Write { .. })));
+        assert!(matches!(slots.commit(|_| ()), Err(ManifestError::Failed)));
+    }
+}

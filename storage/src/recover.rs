@@ -104,7 +104,8 @@ pub(crate) fn recover<F: Fold>(
         runs_damaged: Vec::new(),
         orphans,
     };
-    let mut parts = tail.into_segments()?;
+    let mut parts =
+        tail.into_segments(manifest.store, |id| derive_salt(&options.seed, from.term, id))?;
     let commit = Commit { parts: &parts, from, report: &report };
     let made = commit.run(&**fs, options, &mut start.slots, &manifest)?;
     parts.ready.extend(made);

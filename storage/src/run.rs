@@ -31,6 +31,9 @@ pub struct Run {
     footer: Footer,
     map: Map,
     bytes: Bytes,
+    /// The lowest and the highest partition, kept so that most lookups in runs that do not hold
+    /// the partition touch no page of the file.
+    bounds: Option<[Partition; 2]>,
     /// Whether every index entry is as it was written; checked when first needed.
     index_sound: OnceLock<bool>,
 }
@@ -55,8 +58,11 @@ impl Run {
         let bytes = map.slice(0..header.len).ok_or(truncated)?;
         let footer = part(&bytes, header.len - FOOTER_LEN..header.len);
         let footer = Footer::decode(footer, &header.identity.salt, header.len)?;
-        let run = Self { header, footer, map, bytes, index_sound: OnceLock::new() };
+        let (bounds, index_sound) = (None, OnceLock::new());
+        let mut run = Self { header, footer, map, bytes, bounds, index_sound };
         run.check_directory()?;
+        let last = u64::from(run.footer.partitions).saturating_sub(1);
+        run.bounds = run.partition_at(0).zip(run.partition_at(last)).map(|(low, high)| [low, high]);
         Ok(run)
     }
 
@@ -99,6 +105,12 @@ impl Run {
         self.bytes.clone()
     }
 
+    /// The partition that all its batches belong to, if there is only one.
+    #[must_use]
+    pub fn only_partition(&self) -> Option<Partition> {
+        self.bounds.filter(|[low, high]| low.id == high.id).map(|[only, _]| only)
+    }
+
     /// The map under it, to find out later whether any slice is still alive.
     #[must_use]
     pub const fn map(&self) -> &Map {
@@ -113,6 +125,13 @@ impl Run {
     /// What it holds of `partition`.
     #[must_use]
     pub fn partition(&self, partition: PartitionId) -> Option<Partition> {
+        let [low, high] = self.bounds?;
+        if partition < low.id || high.id < partition {
+            return None;
+        }
+        if let Some(bound) = [low, high].into_iter().find(|bound| bound.id == partition) {
+            return Some(bound);
+        }
         let count = u64::from(self.footer.partitions);
         let number = first_where(0..count, |number| {
             self.partition_at(number).is_some_and(|found| found.id >= partition)

@@ -128,9 +128,7 @@ impl<'a> Scanner<'a> {
             if rest.len() < FRAME_HEADER_LEN {
                 return None;
             }
-            // `step` is 0 when the magic at the present position has to be judged.
-            let step = rest.chunks_exact(8).position(|word| word.ends_with(&magic))? * 8;
-            self.position += step;
+            self.position += find_magic(rest, magic)?;
             let candidate = self.bytes.get(self.position..)?;
             if let Ok(frame) = FrameView::parse(self.key, candidate) {
                 return Some(frame);
@@ -138,6 +136,22 @@ impl<'a> Scanner<'a> {
             self.position += 8;
         }
     }
+}
+
+/// Where the first 8-byte word of `bytes` that ends with `magic` begins.
+fn find_magic(bytes: &[u8], magic: [u8; 4]) -> Option<usize> {
+    /// Blocks are compared as a whole first: most of a segment's empty end is looked at once.
+    const BLOCK_BYTES: usize = 4096;
+    let wanted = u32::from_le_bytes(magic);
+    let ends_so =
+        |[_, _, _, _, a, b, c, d]: &[u8; 8]| u32::from_le_bytes([*a, *b, *c, *d]) == wanted;
+    for (number, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+        let (words, _) = block.as_chunks::<8>();
+        if words.iter().fold(false, |hit, word| hit | ends_so(word)) {
+            return Some(number * BLOCK_BYTES + words.iter().position(ends_so)? * 8);
+        }
+    }
+    None
 }
 
 impl<'a> Iterator for Scanner<'a> {

@@ -175,7 +175,6 @@ impl Shared {
                 }
             }
             manifest.durable = manifest.durable.max(durable);
-            manifest.clean = false;
             result = Some(edit(manifest));
         })?;
         result.ok_or(ManifestError::Failed)

@@ -65,12 +65,12 @@ fn build(dice: &mut Dice) -> (SimFs, SimFs, Appended) {
     let disk = SimFs::new();
     let mut older = SimFs::new();
     let mut appended = Appended::new();
-    let mut next = [0_u64; PARTITIONS as usize];
+    let mut next: BTreeMap<u32, u64> = BTreeMap::new();
     for start in 0..=dice.below(3) {
         let mut store = open(&disk);
         for _ in 0..=dice.below(60) {
             let partition = u32::try_from(dice.below(u64::from(PARTITIONS))).unwrap();
-            let base = &mut next[partition as usize];
+            let base = next.entry(partition).or_default();
             let bytes = usize::try_from(dice.below(900)).unwrap();
             let frame = frame(PartitionId(partition), *base, 2, bytes);
             *base += 2;
@@ -92,8 +92,10 @@ fn build(dice: &mut Dice) -> (SimFs, SimFs, Appended) {
 
 fn ruin(disk: &SimFs, older: &SimFs, dice: &mut Dice) {
     let names = disk.all_names();
-    let pick =
-        |dice: &mut Dice| names[usize::try_from(dice.below(names.len() as u64)).unwrap()].clone();
+    let pick = |dice: &mut Dice| {
+        let at = dice.below(names.len() as u64);
+        names.iter().nth(usize::try_from(at).unwrap()).unwrap().clone()
+    };
     let name = pick(dice);
     let Some(mut bytes) = disk.contents(&name) else { return };
     let at = usize::try_from(dice.below(bytes.len() as u64)).unwrap();

@@ -13,7 +13,7 @@ use posthouse_storage::manifest::Manifest;
 use posthouse_storage::names::{FileKind, FileName, MANIFEST};
 use posthouse_storage::recover::{CorruptRange, Origin};
 use posthouse_storage::segment::{HEADER_LEN, Scanner};
-use posthouse_storage::{Options, ReadError, Store};
+use posthouse_storage::{Options, ReadError, Store, spare};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -81,6 +81,87 @@ fn damage_is_reported_the_same_by_the_next_start() {
     assert_eq!(second.report.corrupt, fenced);
     assert_eq!(first.state, second.state);
     fixture.check_all_but_the_reported(&second);
+}
+
+#[test]
+fn frames_once_given_up_stay_so_when_they_read_well_again() {
+    let fixture = Fixture::new(&frames(8));
+    let name = fixture.last_segment();
+    let bytes = fixture.disk.contents(&name).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[Layout::of(&fixture, &bytes).frames[2] + 30] ^= 1;
+    let disk = fixture.copy();
+    disk.overwrite(&name, damaged);
+    let first = open(&disk);
+    disk.overwrite(&name, bytes);
+
+    let second = open(&disk);
+
+    assert_eq!(first.report.corrupt.len(), 1);
+    assert_eq!(second.report.corrupt, first.report.corrupt);
+    assert_eq!(second.state, first.state, "what was decided on it stays decided");
+}
+
+#[test]
+fn segment_that_only_a_lost_slot_named_is_taken_in() {
+    let disk = SimFs::new();
+    let mut store = open(&disk);
+    store.journal.append(&[frame(P, 0, 1, 10)]).unwrap();
+    store.journal.sync().unwrap();
+    // The newest commit is the one that names the segment to roll into.
+    spare::prepare(&store.shared).unwrap();
+    store.shared.request_roll();
+    assert!(store.journal.roll_if_requested().unwrap());
+    store.journal.append(&[frame(P, 1, 1, 10)]).unwrap();
+    store.journal.sync().unwrap();
+    drop(store);
+    let generation =
+        |name: &&str| Manifest::decode(&disk.contents(name).unwrap()).unwrap().generation;
+    let newest = *MANIFEST.iter().max_by_key(|name| generation(name)).unwrap();
+    disk.overwrite(newest, vec![0; 4096]);
+
+    let store = open(&disk);
+
+    assert!(store.report.manifest_damaged.is_some());
+    assert_eq!(store.report.last, LogIndex(2));
+    assert!(store.report.orphans.is_empty());
+    assert_eq!(store.state.frames(), 2);
+}
+
+#[test]
+fn frames_that_were_dropped_stay_dropped_when_the_manifest_is_lost() {
+    let disk = SimFs::new();
+    let mut store = open(&disk);
+    store.journal.append(&[frame(P, 0, 1, 10)]).unwrap();
+    store.journal.sync().unwrap();
+    // Three more, of which the first does not reach the disk.
+    store.journal.append(&[frame(P, 1, 1, 600)]).unwrap();
+    store.journal.append(&[frame(P, 2, 1, 600)]).unwrap();
+    store.journal.append(&[frame(P, 3, 1, 600)]).unwrap();
+    drop(store);
+    let mut sectors = 0;
+    let disk = disk.crash_with(&mut |_, versions| {
+        sectors += 1;
+        if sectors == 1 { Fate::Lost } else { Fate::Kept { version: versions - 1 } }
+    });
+    let mut store = open(&disk);
+    assert_eq!(store.report.last, LogIndex(1));
+    assert_eq!(store.report.torn.map(|torn| torn.frames_dropped), Some(2));
+    for base in [101, 102, 103, 104] {
+        store.journal.append(&[frame(P, base, 1, 20)]).unwrap();
+        store.journal.sync().unwrap();
+    }
+    drop(store);
+    MANIFEST.iter().for_each(|name| disk.lose(name));
+
+    let store = open(&disk);
+
+    assert_eq!(store.report.origin, Origin::Rebuilt);
+    assert!(store.report.corrupt.is_empty(), "{:?}", store.report);
+    assert_eq!(store.report.last, LogIndex(5));
+    let read = store.reader.read(P, Offset(0), usize::MAX).unwrap();
+    let bases: Vec<u64> = read.iter().map(|batch| batch.base.0).collect();
+    assert_eq!(bases, [0, 101, 102, 103, 104]);
 }
 
 #[test]

@@ -92,6 +92,9 @@ fn frames_of_every_length_up_to_the_limit_fill_segments_to_their_end() {
         next += 1;
     }
     store.journal.sync().unwrap();
+    for segment in store.shared.view().segments.values() {
+        assert_eq!(segment.file.size().unwrap(), SEGMENT_BYTES, "no segment grows");
+    }
     drop(store);
 
     let store = open(&FaultFs::new(lose_everything_unsynced(fs.disk())));

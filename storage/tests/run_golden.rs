@@ -2,6 +2,8 @@
 //!
 //! `BLESS=1` writes them anew; then the version of the layout has to rise.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use bytes::Bytes;
 use posthouse_protocol::{LogIndex, Offset, PartitionId, StartEpoch, Timestamp};
 use posthouse_storage::checkpoint::{self, Checkpoint};

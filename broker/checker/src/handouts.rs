@@ -13,6 +13,7 @@ pub(crate) struct Handout<'l, 'e> {
     pub(crate) settles: &'l [At<Key, &'e Settle>],
     extends: &'l [At<Key, &'e Extend>],
     lease_ms_max: u64,
+    untaken_may_expire: bool,
     /// Before which it cannot have been handed out, by what is known of itself.
     pub(crate) own_earliest: Time,
     /// The same, by what is known of the hand-outs before it too.
@@ -42,6 +43,7 @@ pub(crate) fn of_message<'l, 'e>(
             settles: of_fence(settles, at.is.fence),
             extends: of_fence(extends, at.is.fence),
             lease_ms_max,
+            untaken_may_expire: declared.is_some_and(|declared| declared.untaken_may_expire),
             own_earliest,
             earliest,
         });
@@ -114,12 +116,18 @@ impl Handout<'_, '_> {
         nacked || lost || self.lease_end() <= before
     }
 
+    /// How many leases may have run out in the span, one after the other and all unseen.
+    pub(crate) fn leases_in(&self, after: Time, before: Time) -> u64 {
+        if !self.untaken_may_expire {
+            return 0;
+        }
+        before.0.saturating_sub(after.0) / 1_000_000 / self.at.is.lease_ms.max(1)
+    }
+
     /// How many hand-outs may have failed after this one and before `before` without being
     /// recorded: leases that ran out unseen, and one for each consumer that crashed.
     pub(crate) fn unseen_failures(&self, before: Time) -> u64 {
-        let ended = self.lease_end().min(self.held_until());
-        let lease_ms = self.at.is.lease_ms.max(1);
-        let ran_out = before.0.saturating_sub(ended.0) / 1_000_000 / lease_ms;
+        let ran_out = self.leases_in(self.lease_end().min(self.held_until()), before);
         let holder = Some(self.at.is.consumer);
         let subscription = self.at.key.0;
         let consumers = &self.timeline.consumers;

@@ -185,6 +185,11 @@ pub struct Subscription {
     /// Failures after which a message is dead-lettered; 0 if no message of the run has so many.
     #[serde(default)]
     pub attempts_max: u32,
+    /// Whether a delivery may lie in a client's buffer until its lease runs out, without being taken
+    /// and recorded. Such hand-outs count as failures that nobody saw, so that rules about attempts
+    /// and dead letters find less.
+    #[serde(default)]
+    pub untaken_may_expire: bool,
     /// Longest lease in all, counted from the hand-out; 0 if unknown.
     #[serde(default)]
     pub lease_ms_max: u64,

@@ -3,6 +3,8 @@
 mod deaths;
 mod names;
 
+use deaths::ascend;
+
 pub(crate) use deaths::Deaths;
 pub(crate) use names::{Names, SubscriptionNo, TopicNo};
 
@@ -159,7 +161,7 @@ impl<'a> Timeline<'a> {
         self.written.sort_unstable();
         self.dead_topics.sort_unstable();
         self.deaths.sort();
-        self.consumers.crashes.sort_unstable();
+        self.consumers.crashes.values_mut().for_each(|crashes| ascend(crashes));
     }
 
     /// Whether a power loss may take what was acknowledged on this topic.
@@ -241,7 +243,8 @@ impl<'a> Timeline<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Consumers {
     lives: HashMap<u64, Life>,
-    crashes: Vec<(SubscriptionNo, Time, Time, u64)>,
+    /// Crashes of each subscription's consumers; both ends of the spans ascend.
+    crashes: HashMap<SubscriptionNo, Vec<(Time, Time)>>,
 }
 
 /// When a consumer came and went.
@@ -251,6 +254,7 @@ struct Life {
     ended: Option<Time>,
     /// When its end may have failed deliveries.
     failed: Option<Time>,
+    crashed: Option<(Time, Time)>,
 }
 
 impl Consumers {
@@ -259,13 +263,16 @@ impl Consumers {
         match is.change {
             ConsumerChange::Opened => life.opened = Some(is.t0),
             ConsumerChange::Closed => life.ended = earlier(life.ended, is.t0),
-            ConsumerChange::Lost | ConsumerChange::Crashed => {
+            ConsumerChange::Lost => {
                 life.ended = earlier(life.ended, is.t0);
                 life.failed = earlier(life.failed, is.t0);
             }
-        }
-        if is.change == ConsumerChange::Crashed {
-            self.crashes.push((subscription, is.t0, is.t1, is.consumer));
+            ConsumerChange::Crashed => {
+                life.ended = earlier(life.ended, is.t0);
+                life.failed = earlier(life.failed, is.t0);
+                life.crashed = Some((is.t0, is.t1));
+                self.crashes.entry(subscription).or_default().push((is.t0, is.t1));
+            }
         }
     }
 
@@ -284,16 +291,21 @@ impl Consumers {
         self.lives.get(&consumer).and_then(|life| life.failed)
     }
 
-    /// Consumers of a subscription, but for `holder`, that may have crashed in the span.
+    /// How many consumers of a subscription, but for `holder`, may have crashed in the span.
     pub(crate) fn crashes_in(
         &self,
         subscription: SubscriptionNo,
         (after, before): (Time, Time),
         holder: Option<u64>,
     ) -> u64 {
-        let crashes = group(&self.crashes, |crash| crash.0, subscription).iter();
-        let touching = crashes.filter(|(_, t0, t1, _)| *t1 >= after && *t0 <= before);
-        touching.filter(|(.., consumer)| Some(*consumer) != holder).map(|_| 1).sum()
+        let Some(crashes) = self.crashes.get(&subscription) else { return 0 };
+        let start = crashes.partition_point(|(_, t1)| *t1 < after);
+        let end = crashes.partition_point(|(t0, _)| *t0 <= before);
+        let touching = u64::try_from(end.saturating_sub(start)).unwrap_or(u64::MAX);
+        let life = holder.and_then(|holder| self.lives.get(&holder));
+        let itself = life.and_then(|life| life.crashed);
+        let itself = itself.is_some_and(|(t0, t1)| t1 >= after && t0 <= before);
+        touching.saturating_sub(u64::from(itself))
     }
 }
 

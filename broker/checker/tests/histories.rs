@@ -64,14 +64,16 @@ fn history_survives_being_written_and_read() {
 
 fn histories() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/histories");
-    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(directory)
+        .expect("there is a corpus")
+        .map(|entry| entry.expect("it can be listed").path());
     let mut paths: Vec<PathBuf> = entries.collect();
     paths.sort();
     paths
 }
 
 fn read(path: &Path) -> Vec<posthouse_checker::history::Event> {
-    let text = fs::read(path).unwrap();
+    let text = fs::read(path).expect("the history can be read");
     lines::read_events(text.as_slice()).unwrap_or_else(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         panic!("{}: {error}: {cause:?}", path.display())
@@ -79,9 +81,9 @@ fn read(path: &Path) -> Vec<posthouse_checker::history::Event> {
 }
 
 fn said_by(path: &Path) -> (Rule, bool) {
-    let name = path.file_name().unwrap().to_str().unwrap();
+    let name = path.file_name().and_then(|name| name.to_str()).expect("names are ASCII");
     let mut parts = name.split('.');
-    let rule = parts.next().unwrap();
+    let rule = parts.next().unwrap_or_default();
     let rule = Rule::ALL.iter().find(|known| known.name() == rule);
     let good = match parts.next() {
         Some("good") => true,

@@ -154,7 +154,7 @@ impl Job<'_> {
                 biased;
                 _ = interrupt.next() => return Ok(End::Interrupted),
                 first = self.consumer.next() => first,
-                empty = self.is_empty(pause), if self.options.until_empty => {
+                empty = is_empty(self.client, self.options, pause), if self.options.until_empty => {
                     if empty? {
                         return Ok(End::Empty);
                     }
@@ -217,15 +217,14 @@ impl Job<'_> {
             }
         }
     }
+}
 
-    /// Asks after `pause` whether everything is settled, what we acknowledged included.
-    async fn is_empty(&self, pause: Duration) -> Result<bool, Failure> {
-        sleep(pause).await;
-        let (topic, subscription) = (&self.options.topic, &self.options.subscription);
-        let admin = self.client.admin();
-        let state = admin.describe_subscription(topic.as_str(), subscription.as_str()).await?;
-        Ok(state.backlog == 0)
-    }
+/// Asks after `pause` whether everything is settled, what we acknowledged included.
+async fn is_empty(client: &Client, options: &Consume, pause: Duration) -> Result<bool, Failure> {
+    sleep(pause).await;
+    let (topic, subscription) = (options.topic.as_str(), options.subscription.as_str());
+    let state = client.admin().describe_subscription(topic, subscription).await?;
+    Ok(state.backlog == 0)
 }
 
 impl Work {

@@ -73,11 +73,7 @@ impl Serve {
             tracing::warn!(?exposed, "insecure: everybody who reaches this address is let in");
         }
         let mut interrupt = Interrupt::new()?;
-        let broker = Broker::start(config).await.map_err(|error| match error.code() {
-            74 => Failure::new(Code::Disk, error),
-            70 => Failure::new(Code::Bug, error),
-            _ => Failure::refused(error),
-        })?;
+        let broker = Broker::start(config).await.map_err(|error| ended(error.code(), error))?;
         let ready = Ready { ready: broker.addresses() };
         output.print(&ready, format_args!("posthouse ready on {}", ready.ready.join(", ")))?;
         output.flush()?;
@@ -115,11 +111,17 @@ async fn until_stopped(mut broker: Broker, interrupt: &mut Interrupt) -> Result<
             }
         }
     };
-    match exit {
-        Exit::Clean => Ok(()),
-        Exit::Disk(_) => Err(Failure::new(Code::Disk, exit)),
-        Exit::Bug(_) => Err(Failure::new(Code::Bug, exit)),
-    }
+    if exit == Exit::Clean { Ok(()) } else { Err(ended(exit.code(), exit)) }
+}
+
+/// A broker that could not start or go on, by its exit code.
+fn ended(code: u8, text: impl std::fmt::Display) -> Failure {
+    let code = match code {
+        74 => Code::Disk,
+        70 => Code::Bug,
+        _ => Code::Refused,
+    };
+    Failure::new(code, text)
 }
 
 fn log_to_stderr(level: LogLevel, format: LogFormat) {

@@ -23,13 +23,11 @@ pub(crate) const fn planted(_: Bug) -> bool {
 #[cfg(feature = "planted-bugs")]
 pub(crate) fn planted(bug: Bug) -> bool {
     static CHOSEN: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
-    let chosen = CHOSEN.get_or_init(|| {
-        match std::env::var("POSTHOUSE_PLANTED_BUG").as_deref() {
-            Ok("forget-acks") => Some(Bug::ForgetAcks),
-            Ok("reuse-offset") => Some(Bug::ReuseOffset),
-            Ok("lose-prev-check") => Some(Bug::LosePrevCheck),
-            Ok(_) | Err(_) => None,
-        }
+    let chosen = CHOSEN.get_or_init(|| match std::env::var("POSTHOUSE_PLANTED_BUG").as_deref() {
+        Ok("forget-acks") => Some(Bug::ForgetAcks),
+        Ok("reuse-offset") => Some(Bug::ReuseOffset),
+        Ok("lose-prev-check") => Some(Bug::LosePrevCheck),
+        Ok(_) | Err(_) => None,
     });
     *chosen == Some(bug)
 }

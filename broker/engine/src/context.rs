@@ -10,7 +10,9 @@ use crate::state::State;
 use crate::time::Now;
 use crate::visibility::Visibility;
 use posthouse_protocol::settings::Durability;
-use posthouse_protocol::{CorrelationId, LogIndex, Offset, PartitionId, Reply, StartEpoch, TopicId};
+use posthouse_protocol::{
+    CorrelationId, LogIndex, Offset, PartitionId, Reply, StartEpoch, TopicId,
+};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

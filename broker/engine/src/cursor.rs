@@ -3,9 +3,9 @@
 use crate::context::{Client, Context};
 use crate::event::{CursorSaved, Event};
 use crate::refusal::Refusal;
+use posthouse_protocol::ErrorCode;
 use posthouse_protocol::message::{CursorSave, Done};
 use posthouse_protocol::settings::Mode;
-use posthouse_protocol::ErrorCode;
 
 /// Saves a cursor and answers. Going back is allowed as far as messages are still there.
 pub(crate) fn save(context: &mut Context<'_>, client: Client, request: &CursorSave) {
@@ -27,7 +27,8 @@ fn target(context: &Context<'_>, request: &CursorSave) -> Result<Option<CursorSa
     let subscription = context.state.subscriptions.get(&id);
     let subscription = subscription.ok_or_else(|| Refusal::no_subscription_id(id))?;
     if subscription.settings.mode != Mode::Stream {
-        let text = format!("subscription \"{}\" is a queue: settle its messages", subscription.name);
+        let text =
+            format!("subscription \"{}\" is a queue: settle its messages", subscription.name);
         return Err(Refusal::of_state(ErrorCode::Invalid, text));
     }
     let end = context.visible_end(subscription.partition);

@@ -140,22 +140,21 @@ impl Deliveries {
         self.dirty.extend(&feed.subscriptions);
     }
 
-    /// The answer to a load of messages ahead.
+    /// The answer to a load of messages ahead: what is stored in `range`.
     pub(crate) fn window_loaded(
         &mut self,
         context: &mut Context<'_>,
         id: SubscriptionId,
-        from: Offset,
-        entries: Vec<WindowEntry>,
-        next: Offset,
+        range: Range<Offset>,
+        entries: &[WindowEntry],
     ) {
         let Self { queues, dirty, sizes, .. } = self;
         let Some(queue) = queues.get_mut(&id) else { return };
-        if !queue.window.end_load(from) {
+        if !queue.window.end_load(range.start) {
             return;
         }
         dirty.insert(id);
-        for run in entries.chunk_by(|a, b| follows(a, b)) {
+        for run in entries.chunk_by(follows) {
             let Some(first) = run.first().filter(|first| !first.damaged) else { continue };
             sizes.clear();
             sizes.extend(run.iter().map(|entry| entry.bytes));
@@ -165,7 +164,7 @@ impl Deliveries {
                 queue.window.push(span);
             }
         }
-        queue.window.advance(next);
+        queue.window.advance(range.end);
         let damaged = entries.iter().filter(|entry| entry.damaged).map(|entry| entry.offset);
         self.settle_damaged(context, id, damaged);
     }

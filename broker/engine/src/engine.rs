@@ -68,7 +68,7 @@ impl Engine {
                 volatile.progress(context, (written, committed));
             }
             Input::WindowLoaded { subscription, from, entries, next } => {
-                volatile.deliveries.window_loaded(context, subscription, from, entries, next);
+                volatile.deliveries.window_loaded(context, subscription, from..next, &entries);
             }
             Input::MessageLoaded { purpose, batch } => {
                 volatile.deliveries.message_loaded(context, purpose, batch);
@@ -84,6 +84,12 @@ impl Engine {
     pub fn flush(&mut self, now: Now, effects: &mut Effects) {
         let Self { state, journal, volatile } = self;
         volatile.flush(&mut Context { now, state, journal, effects });
+    }
+
+    /// What is volatile about deliveries.
+    #[cfg(test)]
+    pub(crate) const fn deliveries(&self) -> &Deliveries {
+        &self.volatile.deliveries
     }
 
     /// When [`Input::Deadline`] next has something to do.

@@ -163,11 +163,7 @@ fn wish(context: &Context<'_>, request: &message::Fetch) -> Result<Wish, Refusal
 
 /// The offset that `position` means now. A position in time may lie early, by what the spacing of
 /// the partition's milestones allows, never late.
-pub(crate) fn resolve(
-    context: &Context<'_>,
-    partition: PartitionId,
-    position: Position,
-) -> Offset {
+pub(crate) fn resolve(context: &Context<'_>, partition: PartitionId, position: Position) -> Offset {
     let end = context.visible_end(partition);
     let found = context.state.partitions.get(&partition).map(|partition| match position {
         Position::Earliest => partition.start,
@@ -185,7 +181,8 @@ fn answer(context: &Context<'_>, client: Client, wish: Wish) -> Fetch {
     let (ranges, next) = readable(context, wish, end);
     // Messages below the visible end are as durable as their topic asks. That messages are gone
     // follows from frames that may not be committed yet.
-    let is_gapless = ranges.iter().try_fold(from, |at, range| (range.start == at).then_some(range.end));
+    let is_gapless =
+        ranges.iter().try_fold(from, |at, range| (range.start == at).then_some(range.end));
     let shows_a_gap = is_gapless.is_none_or(|last| last < next);
     let gate = if shows_a_gap { context.present() } else { Gate::Now };
     let Client { connection, correlation } = client;

@@ -58,7 +58,6 @@ impl Refusal {
         Self::of_state(ErrorCode::NotFound, text)
     }
 
-
     /// Whether it tells something about the state.
     pub(crate) const fn reveals(&self) -> bool {
         self.reveals

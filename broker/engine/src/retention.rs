@@ -51,14 +51,16 @@ pub(crate) fn make_room(
     if settings.retention == Retention::Settled && settings.overflow == Overflow::Refuse {
         return Err(full(topic, retained.messages()));
     }
-    let by_count = if few { Offset::ZERO } else { retained.start_with_at_most(messages_max - count) };
+    let by_count =
+        if few { Offset::ZERO } else { retained.start_with_at_most(messages_max - count) };
     let by_bytes = if small { Offset::ZERO } else { retained.start_within(bytes_max - bytes) };
     Ok(Some(by_count.max(by_bytes)))
 }
 
 fn full(topic: &Topic, messages: u64) -> Refusal {
     let name = &topic.name;
-    let text = format!("topic \"{name}\" is full with {messages} messages: consume or raise its limit");
+    let text =
+        format!("topic \"{name}\" is full with {messages} messages: consume or raise its limit");
     Refusal::of_state(ErrorCode::StorageFull, text).retry_after(RETRY_FULL_MS)
 }
 

@@ -99,7 +99,8 @@ impl State {
 
     /// The subscriptions of a topic in the order of their names.
     pub(crate) fn subscriptions_of(&self, topic: TopicId) -> impl Iterator<Item = &Subscription> {
-        let ids = self.topics.get(&topic).into_iter().flat_map(|topic| topic.subscriptions.values());
+        let ids =
+            self.topics.get(&topic).into_iter().flat_map(|topic| topic.subscriptions.values());
         ids.filter_map(|id| self.subscriptions.get(id))
     }
 }

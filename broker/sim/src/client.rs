@@ -24,7 +24,9 @@ pub(crate) enum Phase {
     Setup,
     /// Everybody works.
     Load,
-    /// Nothing new: what is under way gets its answer.
+    /// Nothing new is published: what is under way gets its answer.
+    Flush,
+    /// Only the last looks: everybody else leaves.
     Finish,
 }
 
@@ -40,6 +42,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) ledger: &'a mut Ledger,
     pub(crate) history: &'a mut Vec<Event>,
     pub(crate) trace: &'a mut Trace,
+    /// Refusals that arrived.
+    pub(crate) refusals: u64,
 }
 
 impl Surroundings<'_> {
@@ -67,6 +71,11 @@ pub(crate) trait Client: Debug {
 
     /// Its connection.
     fn session(&mut self) -> &mut Session;
+
+    /// Whether everything that it has to publish was answered.
+    fn has_sent(&self) -> bool {
+        true
+    }
 
     /// Whether it waits for nothing any more.
     fn is_done(&self) -> bool;

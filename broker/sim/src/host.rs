@@ -10,7 +10,7 @@ use posthouse_broker::{Exit, Folded, Loaded, perform, read_delivery};
 use posthouse_engine::effect::Deliver;
 use posthouse_engine::input::ConnectionId;
 use posthouse_engine::{Engine, Input, Now, State, Time};
-use posthouse_protocol::{CorrelationId, Reply, StartEpoch};
+use posthouse_protocol::{CorrelationId, Reply};
 use posthouse_storage::Store;
 use posthouse_storage::checkpointer::{Checkpointer, Step, Task};
 use posthouse_storage::fs::dice::Dice;
@@ -26,7 +26,6 @@ pub(crate) struct Host {
     reader: Reader,
     syncing: Syncing,
     inputs: Vec<Input>,
-    pub(crate) epoch: StartEpoch,
 }
 
 /// A sync that was handed over.
@@ -85,7 +84,6 @@ impl Host {
             reader,
             syncing: Syncing::Nothing,
             inputs: Vec::new(),
-            epoch: report.start_epoch,
         })
     }
 
@@ -105,16 +103,8 @@ impl Host {
         !matches!(self.syncing, Syncing::Nothing)
     }
 
-    pub(crate) fn has_jobs(&mut self) -> bool {
-        !self.shell.outlet().jobs.is_empty()
-    }
-
     pub(crate) fn push(&mut self, input: Input) {
         self.inputs.push(input);
-    }
-
-    pub(crate) fn has_inputs(&self) -> bool {
-        !self.inputs.is_empty()
     }
 
     /// What has left the shell.

@@ -42,6 +42,8 @@ struct Topic {
     partition: PartitionId,
     is_synced: bool,
     is_dead_letters: bool,
+    /// Number of the frame that says that it was made.
+    since: u64,
     messages: BTreeMap<u64, Promise>,
 }
 
@@ -178,6 +180,7 @@ impl Ledger {
                     partition: info.partition,
                     is_synced: info.settings.durability == Durability::Synced,
                     is_dead_letters: info.topic.as_str().ends_with(".dead"),
+                    since: self.left,
                     messages: BTreeMap::new(),
                 });
             }

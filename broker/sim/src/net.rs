@@ -114,14 +114,4 @@ impl Net {
         })
         .collect()
     }
-
-    /// Whether anything is under way to the broker.
-    pub(crate) fn has_up(&self) -> bool {
-        self.links.values().any(|link| !link.up.is_empty() || link.is_cut)
-    }
-
-    /// Whether anything is under way to clients.
-    pub(crate) fn has_down(&self) -> bool {
-        self.links.values().any(|link| !link.down.is_empty())
-    }
 }

@@ -26,6 +26,8 @@ const READ_BYTES: usize = 128 << 10;
 pub(crate) struct Connection {
     pipe: Box<dyn Pipe>,
     received: BytesMut,
+    /// What the broker said first.
+    pub(crate) welcome: Welcome,
     /// When the broker was last heard of.
     pub(crate) heard: Instant,
     /// When something was last sent.
@@ -68,55 +70,13 @@ impl Connection {
     /// Connects and shakes hands.
     pub(crate) async fn open(connector: &dyn Connector, client: &str) -> Result<Self, Failure> {
         let attempt = async {
-            let pipe = connector.connect().await?;
+            let mut pipe = connector.connect().await?;
+            let mut received = BytesMut::new();
+            let welcome = greet(&mut *pipe, &mut received, client).await?;
             let now = Instant::now();
-            let received = BytesMut::new();
-            let mut connection = Self { pipe, received, heard: now, spoke: now };
-            connection.greet(client).await?;
-            Ok(connection)
+            Ok(Self { pipe, received, welcome, heard: now, spoke: now })
         };
         timeout(ATTEMPT, attempt).await.unwrap_or(Err(Failure::TimedOut))
-    }
-
-    async fn greet(&mut self, client: &str) -> Result<Welcome, Failure> {
-        let mut end = client.len().min(NAME_BYTES_MAX);
-        while !client.is_char_boundary(end) {
-            end -= 1;
-        }
-        let hello = Request::Hello(Hello {
-            magic: HELLO_MAGIC,
-            version_min: VERSION,
-            version_max: VERSION,
-            features: 0,
-            client: client.get(..end).unwrap_or_default().to_owned(),
-            credentials: Vec::new(),
-        });
-        let mut bytes = BytesMut::new();
-        let head = |out: &mut BytesMut| hello.encode(out);
-        frame::encode_head(&mut bytes, hello.kind(), CorrelationId(1), 0, head);
-        self.pipe.write_all(&bytes).await?;
-        self.pipe.flush().await?;
-        let frame = self.first_frame().await?;
-        let reply = Reply::decode(frame.kind, &frame.head)?;
-        let found = u64::from(reply.kind());
-        if let Reply::Welcome(welcome) = reply {
-            Ok(welcome)
-        } else if let Reply::Refused(refused) = reply {
-            Err(Failure::Refused(refused.into()))
-        } else {
-            Err(DecodeError::Invalid { field: "frame.kind", found }.into())
-        }
-    }
-
-    async fn first_frame(&mut self) -> Result<Frame, Failure> {
-        loop {
-            if let Some(frame) = self.next_frame()? {
-                return Ok(frame);
-            }
-            if self.pipe.read_buf(&mut self.received).await? == 0 {
-                return Err(Failure::Io(io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
     }
 
     /// The next whole frame that has come.
@@ -162,6 +122,51 @@ impl Connection {
     pub(crate) async fn shutdown(mut self) {
         // The broker notices the end either way.
         let _ = timeout(Duration::from_secs(1), self.pipe.shutdown()).await;
+    }
+}
+
+async fn greet(
+    pipe: &mut dyn Pipe,
+    received: &mut BytesMut,
+    client: &str,
+) -> Result<Welcome, Failure> {
+    let mut end = client.len().min(NAME_BYTES_MAX);
+    while !client.is_char_boundary(end) {
+        end -= 1;
+    }
+    let hello = Request::Hello(Hello {
+        magic: HELLO_MAGIC,
+        version_min: VERSION,
+        version_max: VERSION,
+        features: 0,
+        client: client.get(..end).unwrap_or_default().to_owned(),
+        credentials: Vec::new(),
+    });
+    let mut bytes = BytesMut::new();
+    let head = |out: &mut BytesMut| hello.encode(out);
+    frame::encode_head(&mut bytes, hello.kind(), CorrelationId(1), 0, head);
+    pipe.write_all(&bytes).await?;
+    pipe.flush().await?;
+    let frame = first_frame(pipe, received).await?;
+    let reply = Reply::decode(frame.kind, &frame.head)?;
+    let found = u64::from(reply.kind());
+    if let Reply::Welcome(welcome) = reply {
+        Ok(welcome)
+    } else if let Reply::Refused(refused) = reply {
+        Err(Failure::Refused(refused.into()))
+    } else {
+        Err(DecodeError::Invalid { field: "frame.kind", found }.into())
+    }
+}
+
+async fn first_frame(pipe: &mut dyn Pipe, received: &mut BytesMut) -> Result<Frame, Failure> {
+    loop {
+        if let Some(frame) = frame::decode(received, limits::FRAME_BYTES_MAX)? {
+            return Ok(frame);
+        }
+        if pipe.read_buf(received).await? == 0 {
+            return Err(Failure::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
     }
 }
 

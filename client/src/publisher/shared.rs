@@ -8,6 +8,7 @@ use crate::Message;
 use crate::clock::wall_clock;
 use crate::error::PublishError;
 use crate::ids::IdSource;
+use crate::limits::BrokerLimits;
 use crate::lock::lock;
 use crate::mailbox::{Mail, Mailbox};
 use posthouse_protocol::batch::encoded_len;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     room_bytes: u32,
     /// Largest body that the topic took when it was last asked.
     message_bytes_max: AtomicU32,
+    limits: Arc<BrokerLimits>,
     mailbox: Arc<Mailbox>,
     state: Mutex<State>,
 }
@@ -60,6 +62,7 @@ pub(crate) struct Setup {
     pub(crate) timeout: Duration,
     pub(crate) room_bytes: u32,
     pub(crate) message_bytes_max: u32,
+    pub(crate) limits: Arc<BrokerLimits>,
 }
 
 impl Shared {
@@ -72,6 +75,7 @@ impl Shared {
             room: Semaphore::new(setup.room_bytes as usize),
             room_bytes: setup.room_bytes,
             message_bytes_max: AtomicU32::new(setup.message_bytes_max),
+            limits: setup.limits,
             mailbox,
             state: Mutex::new(State {
                 accumulator: Accumulator::default(),
@@ -150,6 +154,7 @@ impl Shared {
         if content.created_at == Timestamp::ZERO {
             content.created_at = wall_clock();
         }
+        let bytes_max = self.limits.batch_bytes_max();
         let mut state = lock(&self.state);
         if let Some(error) = &state.closed {
             return Err(error.clone());
@@ -158,7 +163,8 @@ impl Shared {
             content.id = state.ids.next();
         }
         let id = content.id;
-        let pushed = match state.accumulator.push(content, charge as usize, Instant::now) {
+        let pushed = match state.accumulator.push(content, charge as usize, bytes_max, Instant::now)
+        {
             Ok(pushed) => pushed,
             Err(error) => {
                 drop(state);

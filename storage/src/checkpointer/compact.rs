@@ -11,13 +11,15 @@ use super::{Checkpointer, Task, Work};
 use crate::fold::{Fold, overlaps};
 use crate::names::FileId;
 use crate::run::{Partition, Run};
-use posthouse_protocol::{DecodeError, Offset};
+use posthouse_protocol::{DecodeError, Offset, PartitionId};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Runs of about the same size that are merged into one.
 const MERGE_RUNS: usize = 8;
+/// Runs of at least a partition's own file that are merged into one.
+const MERGE_LARGER_RUNS: usize = 4;
 /// Sizes belong to one tier if they differ by less than this factor; a power of 2.
 const TIER_BITS: u32 = 3;
 /// A compaction notes at most about this many batches, to bound its memory.
@@ -116,14 +118,16 @@ impl<F: Fold> Checkpointer<F> {
         if let Some(run) = sparse {
             return vec![Arc::clone(run)];
         }
-        // A run that is a partition's own file would come out of a merger as it went in.
-        let own_file_bytes = own_file_bytes(&self.shared);
-        let sound = |run: &&Arc<Run>| {
-            run.len() < own_file_bytes && needed(run).is_some_and(|needed| needed != u64::MAX)
-        };
-        let sound: Vec<&Arc<Run>> = self.runs.all().iter().filter(sound).collect();
         let limit = self.shared.options.segment_bytes;
-        tiers(limit).find_map(|tier| mergeable(&sound, tier, limit)).unwrap_or_default()
+        let own_file_bytes = own_file_bytes(&self.shared);
+        let known = |run: &&Arc<Run>| needed(run).is_some_and(|needed| needed != u64::MAX);
+        let mut known: Vec<&Arc<Run>> = self.runs.all().iter().filter(known).collect();
+        known.sort_unstable_by_key(|run| (run.len(), run.identity().id));
+        // A partition's own file would come out of a merger with others as it went in.
+        let (small, larger): (Vec<_>, Vec<_>) =
+            known.into_iter().partition(|run| run.len() < own_file_bytes);
+        let merged = tiers(limit).find_map(|tier| mergeable(&small, tier, limit));
+        merged.or_else(|| mergeable_larger(&larger, limit)).unwrap_or_default()
     }
 }
 
@@ -139,18 +143,34 @@ const fn tier(bytes: u64) -> u32 {
 /// The runs of `tier` and below, if there are enough of them to be merged into one of at most
 /// `limit` bytes.
 fn mergeable(runs: &[&Arc<Run>], up_to: u32, limit: u64) -> Option<Vec<Arc<Run>>> {
+    let small = runs.partition_point(|run| tier(run.len()) <= up_to);
+    let chosen = fitting(runs.get(..small).unwrap_or_default(), limit);
+    (chosen.len() >= MERGE_RUNS).then_some(chosen)
+}
+
+/// Larger runs, each less than a quarter of a file, if there are enough of them to be merged into
+/// one of at most `limit` bytes: files of one partition's own, or files of several partitions,
+/// whose own files come out of it.
+fn mergeable_larger(runs: &[&Arc<Run>], limit: u64) -> Option<Vec<Arc<Run>>> {
+    let mut groups = BTreeMap::<Option<PartitionId>, Vec<&Arc<Run>>>::new();
+    for run in runs.iter().filter(|run| run.len() < limit / 4) {
+        let group = run.only_partition().map(|only| only.id);
+        groups.entry(group).or_default().push(run);
+    }
+    let mut chosen = groups.into_values().map(|runs| fitting(&runs, limit));
+    chosen.find(|chosen| chosen.len() >= MERGE_LARGER_RUNS)
+}
+
+/// As many of `runs` as make one file of at most `limit` bytes.
+fn fitting(runs: &[&Arc<Run>], limit: u64) -> Vec<Arc<Run>> {
     let mut bytes = 0;
     let mut entries = 0;
-    let small = runs.iter().filter(|run| tier(run.len()) <= up_to);
-    let chosen: Vec<Arc<Run>> = small
-        .take_while(|run| {
-            bytes += run.len();
-            entries += run.entries();
-            bytes <= limit && entries <= BATCHES_MAX
-        })
-        .map(|run| Arc::clone(run))
-        .collect();
-    (chosen.len() >= MERGE_RUNS).then_some(chosen)
+    let fitting = runs.iter().take_while(|run| {
+        bytes += run.len();
+        entries += run.entries();
+        bytes <= limit && entries <= BATCHES_MAX
+    });
+    fitting.map(|run| Arc::clone(run)).collect()
 }
 
 fn batch_bytes(run: &Run) -> u64 {

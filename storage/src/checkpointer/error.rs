@@ -3,7 +3,6 @@
 use crate::checkpoint;
 use crate::manifest::ManifestError;
 use crate::names::{FileId, FileName};
-use crate::reader::ReadError;
 use crate::run;
 use posthouse_protocol::LogIndex;
 use std::error::Error;
@@ -35,8 +34,6 @@ pub enum CheckpointError {
         /// The cause.
         source: checkpoint::ReadError,
     },
-    /// An index of an older run is damaged.
-    Runs(ReadError),
     /// A frame that was durable cannot be read any more. The journal is kept; a restart fences it.
     Journal {
         /// The segment.
@@ -60,9 +57,7 @@ impl CheckpointError {
     pub const fn is_fatal(&self) -> bool {
         match self {
             Self::Io { .. } | Self::Manifest(_) | Self::Apply { .. } => true,
-            Self::Run { .. } | Self::Checkpoint { .. } | Self::Runs(_) | Self::Journal { .. } => {
-                false
-            }
+            Self::Run { .. } | Self::Checkpoint { .. } | Self::Journal { .. } => false,
         }
     }
 
@@ -74,7 +69,6 @@ impl CheckpointError {
             Self::Manifest(_)
             | Self::Run { .. }
             | Self::Checkpoint { .. }
-            | Self::Runs(_)
             | Self::Journal { .. }
             | Self::Apply { .. } => return false,
         };
@@ -96,7 +90,6 @@ impl fmt::Display for CheckpointError {
             Self::Manifest(source) => source.fmt(f),
             Self::Run { id, source } => write!(f, "run={id}: {source}"),
             Self::Checkpoint { id, source } => write!(f, "checkpoint={id}: {source}"),
-            Self::Runs(source) => source.fmt(f),
             Self::Journal { segment, index } => {
                 write!(f, "durable frame cannot be read segment={segment} index={index}")
             }
@@ -112,7 +105,6 @@ impl Error for CheckpointError {
             Self::Manifest(source) => Some(source),
             Self::Run { source, .. } => Some(source),
             Self::Checkpoint { source, .. } => Some(source),
-            Self::Runs(source) => Some(source),
             Self::Journal { .. } => None,
             Self::Apply { source, .. } => Some(&**source),
         }

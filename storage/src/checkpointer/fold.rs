@@ -44,6 +44,20 @@ impl Folding {
         Self { after, segments, fences, sources: Vec::new(), batches: Vec::new(), last }
     }
 
+    /// Takes up a fold whose files could not be written, together with what was finished
+    /// meanwhile: more may have been settled by now, and less have to be copied.
+    pub(super) fn resume(
+        (rewrite, last): (Rewrite, FileId),
+        mut segments: Vec<Arc<Segment>>,
+        fences: Vec<Fence>,
+    ) -> Self {
+        let (after, sources, batches) = rewrite.into_parts();
+        if batches.len() >= BATCHES_MAX {
+            segments.clear();
+        }
+        Self { after, segments: segments.into(), fences, sources, batches, last }
+    }
+
     /// Folds one segment; true once all are folded, or enough of them.
     ///
     /// May be called again after an error: no frame is applied twice.

@@ -252,16 +252,12 @@ impl Job {
         checkpoint.chain(self.rewrite.leftovers()).collect()
     }
 
-    /// Goes back to the beginning; false if the job is simply dropped, because nothing waits for it.
-    pub(super) fn restart(&mut self) -> bool {
-        match &mut self.purpose {
-            Purpose::Fold { saved, .. } => {
-                *saved = None;
-                self.phase = Phase::Save;
-                self.rewrite.restart();
-                true
-            }
-            Purpose::Compact { .. } => false,
+    /// What was being written, and the last segment folded, for a fold to go on with; `None` for a
+    /// compaction, which nothing waits for.
+    pub(super) fn into_fold(self) -> Option<(Rewrite, FileId)> {
+        match self.purpose {
+            Purpose::Fold { last, .. } => Some((self.rewrite, last)),
+            Purpose::Compact { .. } => None,
         }
     }
 }

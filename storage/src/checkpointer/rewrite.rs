@@ -248,11 +248,9 @@ impl Rewrite {
         self.begun.iter().flat_map(|name| [*name, name.temporary()])
     }
 
-    /// Forgets everything made, to begin again with the same batches.
-    pub(super) fn restart(&mut self) {
-        let (sources, batches) =
-            (std::mem::take(&mut self.sources), std::mem::take(&mut self.batches));
-        *self = Self::new(self.after, self.through, sources, batches);
+    /// What is needed to begin again: the frame behind which it starts, the sources, the batches.
+    pub(super) fn into_parts(self) -> (LogIndex, Vec<Bytes>, Vec<Found>) {
+        (self.after, self.sources, self.batches)
     }
 }
 

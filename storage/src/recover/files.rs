@@ -149,7 +149,6 @@ pub(crate) fn read_past_cache(file: &dyn File, bytes: &mut Vec<u8>) -> io::Resul
         file.drop_cache()?;
     }
     let size = usize::try_from(file.size()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
-    bytes.clear();
     bytes.resize(size, 0);
     if file.read_at(0, bytes).is_ok() {
         return Ok(());

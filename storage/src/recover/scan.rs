@@ -31,6 +31,8 @@ pub(crate) struct Survey {
     pub(crate) durable: LogIndex,
     /// The highest term.
     pub(crate) term: StartEpoch,
+    /// Whether it ends with a footer: the next segment was in use.
+    pub(crate) closed: bool,
 }
 
 /// Looks at every sound frame of a segment.
@@ -41,6 +43,7 @@ pub(crate) fn survey(content: &Content<'_>) -> Survey {
         found.first = found.first.or(Some(first));
         found.durable = found.durable.max(frame.durable);
         found.term = found.term.max(frame.term);
+        found.closed |= frame.kind == Kind::Footer;
     }
     found
 }
@@ -278,5 +281,131 @@ impl Walk {
 
     fn is_fenced(&self, index: LogIndex) -> bool {
         self.fences.iter().any(|fence| (fence.first..=fence.last).contains(&index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{FrameDraft, Salt, Stamp, encode_head};
+
+    const KEY_SALT: Salt = Salt([5; 16]);
+
+    #[test]
+    fn frame_that_does_not_follow_from_the_one_before_is_lost() {
+        let mut segment = Segment::default();
+        segment.frame(1, 0);
+        segment.frame(2, 1);
+        segment.prev_crc = 7;
+        segment.frame(3, 2);
+        segment.frame(4, 3);
+
+        let (walk, accepted) = walk(&segment, 3);
+
+        assert_eq!(accepted, [1, 2, 4]);
+        let lost = CorruptRange::Frames { first: LogIndex(3), last: LogIndex(3) };
+        assert!(walk.corrupt.contains(&lost), "{:?}", walk.corrupt);
+        assert_eq!(walk.torn, None);
+    }
+
+    #[test]
+    fn frame_of_an_earlier_start_after_a_later_one_is_not_believed() {
+        let mut segment = Segment { term: 4, ..Segment::default() };
+        segment.frame(1, 0);
+        segment.term = 3;
+        segment.frame(2, 1);
+
+        let (walk, accepted) = walk(&segment, 1);
+
+        assert_eq!(accepted, [1]);
+        assert_eq!(walk.torn.map(|torn| torn.index), Some(LogIndex(2)));
+    }
+
+    #[test]
+    fn hole_across_the_mark_is_damage_up_to_it_and_torn_above() {
+        let mut segment = Segment::default();
+        segment.frame(1, 0);
+        segment.frame(6, 3);
+        segment.frame(7, 3);
+
+        let (walk, accepted) = walk(&segment, 3);
+
+        assert_eq!(accepted, [1]);
+        let lost = CorruptRange::Frames { first: LogIndex(2), last: LogIndex(3) };
+        assert_eq!(walk.corrupt, [lost]);
+        assert_eq!(walk.torn.map(|torn| (torn.index, torn.frames_dropped)), Some((LogIndex(4), 2)));
+        assert_eq!(walk.next(), LogIndex(4));
+    }
+
+    #[test]
+    fn mark_tells_of_frames_that_are_missing_before_it() {
+        let mut segment = Segment::default();
+        segment.frame(1, 0);
+        segment.put(Kind::Mark, 2, 2);
+
+        let (walk, accepted) = walk(&segment, 2);
+
+        assert_eq!(accepted, [1]);
+        let lost = CorruptRange::Frames { first: LogIndex(2), last: LogIndex(2) };
+        assert_eq!(walk.corrupt, [lost]);
+        assert_eq!(walk.next(), LogIndex(3));
+    }
+
+    #[test]
+    fn survey_finds_the_mark_behind_a_hole() {
+        let mut segment = Segment::default();
+        segment.bytes.resize(HEADER_LEN + 256, 0xEE);
+        segment.frame(8, 7);
+
+        let found = survey(&segment.content());
+
+        assert_eq!(found.first, Some(LogIndex(8)));
+        assert_eq!(found.durable, LogIndex(7));
+    }
+
+    fn walk(segment: &Segment, mark: u64) -> (Walk, Vec<u64>) {
+        let mut walk = Walk::new(LogIndex(mark), LogIndex(1), Vec::new());
+        let mut accepted = Vec::new();
+        let _: Result<Walked, ()> = walk.segment(&segment.content(), LogIndex::MAX, |_, frame| {
+            accepted.push(frame.index.0);
+            Ok(())
+        });
+        walk.finish();
+        (walk, accepted)
+    }
+
+    /// A segment made by hand.
+    struct Segment {
+        bytes: Vec<u8>,
+        prev_crc: u32,
+        term: u32,
+    }
+
+    impl Default for Segment {
+        fn default() -> Self {
+            Self { bytes: vec![0; HEADER_LEN], prev_crc: 0, term: 1 }
+        }
+    }
+
+    impl Segment {
+        fn frame(&mut self, index: u64, durable: u64) {
+            self.put(Kind::Data, index, durable);
+        }
+
+        fn put(&mut self, kind: Kind, index: u64, durable: u64) {
+            let stamp = Stamp {
+                kind,
+                index: LogIndex(index),
+                term: StartEpoch(self.term),
+                prev_crc: self.prev_crc,
+                durable: LogIndex(durable),
+            };
+            let key = FrameKey::new(&KEY_SALT);
+            self.prev_crc = encode_head(key, &stamp, &FrameDraft::default(), &mut self.bytes);
+        }
+
+        fn content(&self) -> Content<'_> {
+            Content { id: FileId(1), key: FrameKey::new(&KEY_SALT), bytes: &self.bytes }
+        }
     }
 }

@@ -5,14 +5,14 @@ use super::files::{open_if_there, read_past_cache};
 use super::report::OpenError;
 use super::scan::{Content, Survey, Walk, Walked, survey};
 use crate::fold::Fold;
-use crate::frame::FrameKey;
+use crate::frame::{FrameKey, HEADER_LEN as FRAME_HEADER_LEN, Salt};
 use crate::fs::{File, Fs};
 use crate::manifest::{Manifest, SegmentEntry};
 use crate::names::{FileId, FileKind, FileName};
-use crate::segment::{HEADER_LEN, Header};
+use crate::segment::{HEADER_LEN, Header, StoreId};
 use crate::shared::{Segment, SegmentStart};
-use posthouse_protocol::{LogIndex, StartEpoch};
-use std::io;
+use posthouse_protocol::{DecodeError, LogIndex, StartEpoch};
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// The journal's segments while they are recovered.
@@ -105,24 +105,39 @@ impl Tail {
         Ok(())
     }
 
-    /// The first pass. From back to front, so that the walk finds its first segment still in memory.
+    /// The first pass.
     fn survey(&mut self, manifest: &Manifest) -> Result<(), OpenError> {
-        for at in (0..self.pieces.len()).rev() {
+        let mut in_use = true;
+        for at in 0..self.pieces.len() {
+            if !in_use && self.is_untouched(at)? {
+                continue;
+            }
             let Some(content) = self.load(at)? else { continue };
             let found = survey(&content);
             let header = Header::decode(&self.buffer);
             if let Some(piece) = self.pieces.get_mut(at) {
                 piece.fate = Fate::Surveyed(found);
-                piece.header_sound = header.is_ok_and(|header| {
-                    header.store == manifest.store
-                        && header.id == piece.entry.id
-                        && header.salt == piece.entry.salt
-                });
+                piece.header_sound = piece.is_described_by(header, manifest);
             }
+            in_use = found.closed;
             self.mark = self.mark.max(found.durable);
             self.term = self.term.max(found.term);
         }
         Ok(())
+    }
+
+    /// Whether a segment that was made ahead was never written to. It need not be read to the end:
+    /// the one before it has no footer, and nothing begins like a frame where its first frame would
+    /// be, so that no frame in it can be durable. A torn one further on is forgotten with the salt.
+    fn is_untouched(&self, at: usize) -> Result<bool, OpenError> {
+        let Some(piece) = self.pieces.get(at) else { return Ok(false) };
+        let SegmentEntry { base: None, end: None, salt, .. } = piece.entry else {
+            return Ok(false);
+        };
+        piece.file.drop_cache().map_err(OpenError::io("reading a segment"))?;
+        let mut front = [0; FRAME_HEADER_LEN];
+        let read = piece.file.read_at(HEADER_LEN as u64, &mut front);
+        Ok(read.is_ok() && front.get(4..8) != Some(&FrameKey::new(&salt).magic()))
     }
 
     /// The content of a segment that has to be read; `None` for the others.
@@ -155,7 +170,9 @@ impl Tail {
             if !empty {
                 break;
             }
-            let usable = piece.header_sound && piece.size == segment_bytes;
+            // Its header does not matter, as it gets a new one.
+            piece.header_sound = true;
+            let usable = piece.size == segment_bytes;
             piece.fate = if usable { Fate::Ready } else { Fate::Retired };
         }
     }
@@ -214,8 +231,13 @@ impl Tail {
         damaged.map(|piece| piece.entry.id).collect()
     }
 
-    /// Maps what will be read or written from now on.
-    pub(super) fn into_segments(self) -> Result<Segments, OpenError> {
+    /// Maps what will be read or written from now on. Segments to be written to get a new salt, of
+    /// which the manifest is still to be told: what a crash may have left in them is no frame then.
+    pub(super) fn into_segments(
+        self,
+        store: StoreId,
+        fresh_salt: impl Fn(FileId) -> Salt,
+    ) -> Result<Segments, OpenError> {
         let mut segments = Segments {
             used: Vec::with_capacity(self.pieces.len()),
             ready: Vec::new(),
@@ -228,7 +250,10 @@ impl Tail {
                 Fate::Retired => {
                     segments.retired.push(FileName::new(FileKind::Segment, piece.entry.id));
                 }
-                Fate::Ready => segments.ready.push(piece.map()?),
+                Fate::Ready => {
+                    let salt = fresh_salt(piece.entry.id);
+                    segments.ready.push(piece.head_anew(store, salt)?);
+                }
                 Fate::Walked(walked) => {
                     let segment = piece.map()?;
                     segment.begin(SegmentStart { base: walked.base, bytes_before });
@@ -252,6 +277,23 @@ impl Tail {
 }
 
 impl Piece {
+    fn is_described_by(&self, header: Result<Header, DecodeError>, manifest: &Manifest) -> bool {
+        header.is_ok_and(|header| {
+            header.store == manifest.store
+                && header.id == self.entry.id
+                && header.salt == self.entry.salt
+        })
+    }
+
+    fn head_anew(mut self, store: StoreId, salt: Salt) -> Result<Segment, OpenError> {
+        let io = OpenError::io("writing a segment header");
+        self.entry.salt = salt;
+        let header = Header { store, id: self.entry.id, size: self.size, salt };
+        self.file.write_at(0, &[IoSlice::new(&header.encode())]).map_err(&io)?;
+        self.file.sync().map_err(&io)?;
+        self.map()
+    }
+
     fn map(self) -> Result<Segment, OpenError> {
         let map = self.file.map(self.size).map_err(OpenError::io("mapping a segment"))?;
         Ok(Segment::new(self.entry.id, self.entry.salt, self.file, self.size, map))

@@ -1,6 +1,5 @@
 //! Power losses at every operation and between all steps.
 
-use crate::random::Random;
 use crate::toy::Toy;
 use crate::world::{Model, Stopped, World, options};
 use posthouse_storage::checkpointer::{Step, Task};
@@ -52,7 +51,7 @@ fn play(seed: u64, end: End) -> Played {
         return played;
     };
     let limit = if let End::Step(steps) = end { steps } else { u64::MAX };
-    let mut random = Random::new(seed);
+    let mut random = Dice::new(seed);
     for _ in 0..ACTIONS {
         if act(&mut world, &mut random, &mut played, limit).is_err() || played.steps >= limit {
             break;
@@ -65,7 +64,7 @@ fn play(seed: u64, end: End) -> Played {
 
 fn act(
     world: &mut World,
-    random: &mut Random,
+    random: &mut Dice,
     played: &mut Played,
     limit: u64,
 ) -> Result<(), Stopped> {
@@ -111,7 +110,7 @@ fn check(disk: SimFs, model: Model, seed: u64) {
     drop(first);
     let mut second = World::open(disk, options(), model).unwrap();
     assert_eq!(second.state, state, "a second recovery finds what the first one found");
-    let mut random = Random::new(seed ^ 0x55);
+    let mut random = Dice::new(seed ^ 0x55);
     for _ in 0..4 {
         second.append(&mut random).unwrap();
     }

@@ -1,6 +1,5 @@
 //! Damage that is found while folding, and after it.
 
-use crate::random::Random;
 use crate::toy::{Event, encode_events};
 use crate::world::{Model, ModelFrame, World, options};
 use bytes::Bytes;
@@ -8,6 +7,7 @@ use posthouse_protocol::batch::{BatchBuilder, BatchView, Message};
 use posthouse_protocol::{Offset, PartitionId, Timestamp};
 use posthouse_storage::checkpointer::{CheckpointError, DamagedBatch, Step, Task};
 use posthouse_storage::frame::{BatchDraft, FrameDraft};
+use posthouse_storage::fs::dice::Dice;
 use posthouse_storage::fs::faults::{Fault, FaultFs};
 use posthouse_storage::fs::sim::SimFs;
 use posthouse_storage::inspect::inspect;
@@ -27,17 +27,21 @@ fn fresh() -> (SimFs, World) {
 
 /// Appends one durable message of 600 bytes to `P`; gives its offset.
 fn publish(world: &mut World, fill: u8) -> Offset {
+    publish_to(world, P, fill)
+}
+
+fn publish_to(world: &mut World, partition: PartitionId, fill: u8) -> Offset {
     let mut builder = BatchBuilder::new();
     let body = Bytes::from(vec![fill; 600]);
     builder.push(&Message { body, ..Message::default() }).unwrap();
     let bytes = builder.finish(Timestamp(0));
     let view = BatchView::parse(&bytes).unwrap();
     let header_crc = view.header_crc();
-    let start = world.state.partitions.entry(P).or_default().next;
-    let event = Event::Publish { partition: P, start, end: start.next() };
+    let start = world.state.partitions.entry(partition).or_default().next;
+    let event = Event::Publish { partition, start, end: start.next() };
     world.state.apply_event(&event);
     world.state.applied += 1;
-    let batches = vec![BatchDraft { partition: P, base: start, count: 1, header_crc, bytes }];
+    let batches = vec![BatchDraft { partition, base: start, count: 1, header_crc, bytes }];
     append(world, ModelFrame { events: vec![event], batches });
     start
 }
@@ -77,7 +81,7 @@ fn fold(world: &mut World) -> Vec<DamagedBatch> {
 fn damage(disk: &SimFs, name: &str, pattern: &[u8]) {
     let mut bytes = disk.contents(name).unwrap();
     let at = bytes.windows(pattern.len()).position(|window| window == pattern).unwrap();
-    bytes[at + pattern.len() - 1] ^= 1;
+    bytes.get_mut(at + pattern.len() - 1).into_iter().for_each(|byte| *byte ^= 1);
     let file = posthouse_storage::fs::Fs::open(disk, name).unwrap();
     file.write_at(0, &[std::io::IoSlice::new(&bytes)]).unwrap();
     file.sync().unwrap();
@@ -180,7 +184,7 @@ fn a_durable_frame_that_is_gone_stops_the_fold_and_keeps_the_journal() {
 #[test]
 fn with_the_newest_checkpoint_damaged_the_older_one_and_its_journal_do() {
     let (disk, mut world) = fresh();
-    let mut random = Random::new(3);
+    let mut random = Dice::new(3);
     for _ in 0..6 {
         for _ in 0..10 {
             world.append(&mut random).unwrap();
@@ -237,7 +241,7 @@ fn a_run_that_does_not_read_back_as_it_was_written_is_made_again() {
 #[test]
 fn a_full_disk_stops_nothing_but_the_fold_and_is_got_over() {
     let (disk, mut world) = fresh();
-    let mut random = Random::new(4);
+    let mut random = Dice::new(4);
     let mut full = 0;
     for round in 0..12 {
         for _ in 0..6 {
@@ -265,12 +269,43 @@ fn a_full_disk_stops_nothing_but_the_fold_and_is_got_over() {
 }
 
 #[test]
+fn a_disk_without_room_for_a_run_or_a_segment_gets_it_by_folding_what_was_settled() {
+    let (disk, mut world) = fresh();
+    world.settle().unwrap();
+    while world.shared.ready_count() > 1 {
+        publish(&mut world, 1);
+    }
+    let used: usize = disk.all_names().iter().map(|name| disk.contents(name).unwrap().len()).sum();
+    disk.set_capacity(used as u64 + 20_000);
+    let mut full = 0;
+    for _ in 0..50 {
+        world.now += Duration::from_millis(100);
+        full += u64::from(matches!(world.step().unwrap(), Step::OutOfSpace { .. }));
+    }
+    assert!(full > 0, "what is needed so far has no room in a run");
+
+    let end = world.state.partitions[&P].next;
+    settle(&mut world, Offset(0), end);
+    world.shared.request_roll();
+    world.journal.roll_if_requested().unwrap();
+    world.sync().unwrap();
+    for _ in 0..200 {
+        world.now += Duration::from_millis(100);
+        world.step().unwrap();
+    }
+
+    assert_eq!(world.shared.ready_count(), 2);
+    publish(&mut world, 1);
+    world.settle().unwrap();
+}
+
+#[test]
 fn a_failed_sync_ends_the_checkpointer_and_a_restart_finds_everything() {
     let mut failed = 0;
     for operation in (0..400).step_by(3) {
         let disk = FaultFs::new(SimFs::new());
         let mut world = World::open(Arc::new(disk.clone()), options(), Model::default()).unwrap();
-        let mut random = Random::new(operation);
+        let mut random = Dice::new(operation);
         for _ in 0..6 {
             world.append(&mut random).unwrap();
         }
@@ -336,4 +371,24 @@ fn a_segment_that_is_read_too_long_is_unlinked_and_not_recycled() {
 
     assert!(disk.contents(&name).is_none());
     assert_eq!(held[0].bytes, expected);
+}
+
+#[test]
+fn the_number_of_runs_stays_small() {
+    for (messages, partitions) in [(1, 3), (8, 1), (16, 4)] {
+        let (_, mut world) = fresh();
+        let mut runs_max = 0;
+        for fold_number in 0..100 {
+            for message in 0..messages {
+                let partition = PartitionId((fold_number + message) % partitions);
+                publish_to(&mut world, partition, 1);
+            }
+            fold(&mut world);
+            runs_max = runs_max.max(world.shared.manifest().runs.len());
+        }
+        world.check_readable();
+        let bytes: u64 = world.shared.manifest().runs.iter().map(|run| run.bytes).sum();
+        let files = usize::try_from(bytes / world.shared.options.segment_bytes).unwrap();
+        assert!(runs_max < 24 + 3 * files, "runs={runs_max} of {bytes} bytes");
+    }
 }

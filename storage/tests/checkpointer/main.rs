@@ -1,16 +1,19 @@
 //! The checkpointer as a whole, against a model, on real and simulated disks.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod crash;
 mod damage;
 mod guard;
-mod random;
 mod toy;
 mod world;
 
 use posthouse_storage::checkpointer::{Step, Task};
+use posthouse_storage::fs::dice::Dice;
 use posthouse_storage::fs::real::RealFs;
-use random::Random;
+use posthouse_storage::inspect::inspect;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use world::{Model, World, options};
@@ -37,7 +40,7 @@ const TASKS: [Task; 14] = [
 fn folds_on_a_real_directory_and_reads_everything_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data");
-    let mut random = Random::new(1);
+    let mut random = Dice::new(1);
     let mut model = Model::default();
     let mut done = BTreeMap::<Task, u64>::new();
     for _ in 0..3 {
@@ -58,6 +61,7 @@ fn folds_on_a_real_directory_and_reads_everything_back() {
         let manifest = world.shared.manifest();
         assert_eq!(manifest.checkpoints.len(), 2);
         assert!(manifest.journal.len() < 8, "{manifest:?}");
+        check_figures(&world, &path);
         for (task, times) in &world.done {
             *done.entry(*task).or_default() += times;
         }
@@ -66,5 +70,20 @@ fn folds_on_a_real_directory_and_reads_everything_back() {
     }
     for task in TASKS {
         assert!(done.contains_key(&task), "{task:?} in {done:?}");
+    }
+}
+
+/// What the space budget and a description from outside say fits what was stored.
+fn check_figures(world: &World, path: &Path) {
+    let space = world.checkpointer.progress().space(&world.shared).unwrap();
+    assert_eq!((space.unfolded_bytes, space.index_bytes), (0, 0), "{space:?}");
+    assert!(space.checkpoint_bytes > 0 && space.ready_bytes > 0, "{space:?}");
+    let described = inspect(&RealFs::look(path).unwrap()).unwrap();
+    assert!(described.damage().is_empty(), "{:?}", described.damage());
+    for (id, held) in world.state.partitions.iter().filter(|(_, held)| !held.needed.is_empty()) {
+        let found = described.partitions.get(id).unwrap();
+        assert!(found.messages >= held.needed.len() as u64, "{found:?}");
+        assert!(found.first <= *held.needed.first().unwrap(), "{found:?}");
+        assert_eq!(found.end, held.next);
     }
 }

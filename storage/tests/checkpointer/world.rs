@@ -1,7 +1,6 @@
 //! A store, what was put into it, and the judgement whether it still holds that.
 
 use crate::guard::Guard;
-use crate::random::Random;
 use crate::toy::{Event, Toy, encode_events};
 use bytes::Bytes;
 use posthouse_protocol::batch::{BatchBuilder, BatchView};
@@ -9,6 +8,7 @@ use posthouse_protocol::{LogIndex, MessageId, Offset, PartitionId, Timestamp};
 use posthouse_storage::checkpointer::{CheckpointError, Checkpointer, Step, Task};
 use posthouse_storage::frame::{BatchDraft, FrameDraft};
 use posthouse_storage::fs::Fs;
+use posthouse_storage::fs::dice::Dice;
 use posthouse_storage::journal::Journal;
 use posthouse_storage::reader::Reader;
 use posthouse_storage::shared::Shared;
@@ -140,7 +140,7 @@ impl World {
 
     /// Reading on from the front gives every needed message once, in order.
     fn check_sequence(&self, partition: PartitionId, max_bytes: usize) {
-        let mut needed = self.state.partitions[&partition].needed.clone();
+        let mut needed = self.state.partitions.get(&partition).unwrap().needed.clone();
         let mut next = Offset(0);
         loop {
             let found = self.reader.read(partition, next, max_bytes).unwrap();
@@ -159,7 +159,7 @@ impl World {
     }
 
     /// Appends a few random frames as one group, and perhaps syncs.
-    pub(crate) fn append(&mut self, random: &mut Random) -> Result<(), Stopped> {
+    pub(crate) fn append(&mut self, random: &mut Dice) -> Result<(), Stopped> {
         let mut drafts = Vec::new();
         for _ in 0..=random.below(3) {
             let frame = self.random_frame(random);
@@ -184,11 +184,11 @@ impl World {
         Ok(())
     }
 
-    fn random_frame(&mut self, random: &mut Random) -> ModelFrame {
+    fn random_frame(&mut self, random: &mut Dice) -> ModelFrame {
         let mut events = Vec::new();
         let mut batches = Vec::new();
         for _ in 0..=random.below(2) {
-            let partition = PartitionId(random.below(4) as u32 * 3);
+            let partition = PartitionId(3 * u32::from(byte(random) % 4));
             let held = self.state.partitions.entry(partition).or_default();
             let start = held.next;
             if random.below(3) > 0 {
@@ -221,7 +221,10 @@ impl World {
         }
         step.map_err(|error| match error {
             CheckpointError::Journal { .. } | CheckpointError::Apply { .. } => panic!("{error}"),
-            _ => Stopped(error.to_string()),
+            CheckpointError::Io { .. }
+            | CheckpointError::Manifest(_)
+            | CheckpointError::Run { .. }
+            | CheckpointError::Checkpoint { .. } => Stopped(error.to_string()),
         })
     }
 
@@ -245,18 +248,23 @@ impl World {
 }
 
 /// A batch of a few messages, now and then a large one.
-fn batch(random: &mut Random) -> Bytes {
+fn batch(random: &mut Dice) -> Bytes {
     let mut builder = BatchBuilder::new();
     let is_large = random.below(8) == 0;
     for _ in 0..=random.below(3) {
         let len = if is_large { 850 } else { random.below(300) };
-        let body: Vec<u8> = (0..len).map(|_| random.below(256) as u8).collect();
+        let body: Vec<u8> = (0..len).map(|_| byte(random)).collect();
         let message = posthouse_protocol::batch::Message {
-            id: MessageId([random.below(256) as u8; 16]),
+            id: MessageId([byte(random); 16]),
             body: body.into(),
             ..Default::default()
         };
         builder.push(&message).unwrap();
     }
     builder.finish(Timestamp(1))
+}
+
+const fn byte(random: &mut Dice) -> u8 {
+    let [byte, ..] = random.throw().to_le_bytes();
+    byte
 }

@@ -27,7 +27,7 @@ fn first_at_most(first: &Handout<'_, '_>) -> u64 {
     let (timeline, is) = (first.timeline, first.at.is);
     let publishes = timeline.publishes_of(timeline.names.topic_of(first.at.key.0), is.id);
     let published = publishes.first().map_or(Time::ZERO, |at| at.is.t0);
-    let ran_out = is.t.0.saturating_sub(published.0) / 1_000_000 / is.lease_ms.max(1);
+    let ran_out = first.leases_in(published, is.t);
     let span = (published, is.t);
     ran_out + timeline.consumers.crashes_in(first.at.key.0, span, None)
 }

@@ -95,7 +95,7 @@ impl Deaths {
 }
 
 /// Sorts spans, and makes their ends ascend too by moving them back where they do not.
-fn ascend(spans: &mut [(Time, Time)]) {
+pub(super) fn ascend(spans: &mut [(Time, Time)]) {
     spans.sort_unstable();
     let mut end = Time::ZERO;
     for (_, t1) in spans {

@@ -1,16 +1,16 @@
 //! The smallest honest broker, with a switch for each lie.
 
 use posthouse_checker::history::{Fence, MessageId, Verdict};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-pub const LEASE_MS: u64 = 200;
-pub const BACKOFF_MS: u64 = 20;
-pub const ATTEMPTS_MAX: u32 = 4;
+pub(crate) const LEASE_MS: u64 = 200;
+pub(crate) const BACKOFF_MS: u64 = 20;
+pub(crate) const ATTEMPTS_MAX: u32 = 4;
 const MS: u64 = 1_000_000;
 
 /// What the broker does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
+pub(crate) enum Bug {
     None,
     AckIsLostInRestart,
     PublishIsLostInRestart,
@@ -39,41 +39,43 @@ pub enum Bug {
 }
 
 #[derive(Clone, Debug)]
-pub struct Stored {
-    pub id: MessageId,
-    pub crc: u32,
+pub(crate) struct Stored {
+    pub(crate) id: MessageId,
+    pub(crate) crc: u32,
 }
 
 /// One message in the queue subscription.
 #[derive(Clone, Debug, Default)]
-pub struct Queued {
-    pub settled: bool,
-    pub attempt: u32,
-    pub ready_at: u64,
-    pub fence: Option<Fence>,
+struct Queued {
+    attempt: u32,
+    ready_at: u64,
+    fence: Option<Fence>,
     /// Consumer and end of the lease.
-    pub lease: Option<(u64, u64)>,
-    handed_at: u64,
+    lease: Option<(u64, u64)>,
     failed_under: Option<Fence>,
 }
 
 #[derive(Clone, Debug)]
-pub struct Broker {
-    pub bug: Bug,
-    pub epoch: u32,
-    pub fence_counter: u64,
-    pub log: BTreeMap<u64, Stored>,
-    pub end: u64,
-    pub queue: BTreeMap<u64, Queued>,
-    pub dead: Vec<Stored>,
-    pub cursor: u64,
-    pub released: u64,
+pub(crate) struct Broker {
+    pub(crate) bug: Bug,
+    pub(crate) epoch: u32,
+    pub(crate) fence_counter: u64,
+    pub(crate) log: BTreeMap<u64, Stored>,
+    pub(crate) end: u64,
+    /// Messages not settled.
+    queue: BTreeMap<u64, Queued>,
+    /// Those of them under a lease.
+    leased: BTreeSet<u64>,
+    last_acked: Option<(u64, Queued)>,
+    pub(crate) dead: Vec<Stored>,
+    pub(crate) cursor: u64,
+    pub(crate) released: u64,
     last_sequence: BTreeMap<u64, (u64, Vec<u64>)>,
     sabotaged: bool,
 }
 
 impl Broker {
-    pub fn new(bug: Bug) -> Self {
+    pub(crate) fn new(bug: Bug) -> Self {
         Self {
             bug,
             epoch: 1,
@@ -81,6 +83,8 @@ impl Broker {
             log: BTreeMap::new(),
             end: 0,
             queue: BTreeMap::new(),
+            leased: BTreeSet::new(),
+            last_acked: None,
             dead: Vec::new(),
             cursor: 0,
             released: 0,
@@ -90,17 +94,20 @@ impl Broker {
     }
 
     /// Stores a batch; the offsets, and whether it is a repeat.
-    pub fn publish(&mut self, producer: u64, sequence: u64, batch: &[Stored]) -> (Vec<u64>, bool) {
+    pub(crate) fn publish(
+        &mut self,
+        producer: u64,
+        sequence: u64,
+        batch: &[Stored],
+    ) -> (Vec<u64>, bool) {
         if let Some((last, offsets)) = self.last_sequence.get(&producer)
             && sequence <= *last
             && self.bug != Bug::RepeatsAreStored
         {
             return (offsets.clone(), true);
         }
-        let kept = match self.bug {
-            Bug::HalfOfABatchIsStored if batch.len() > 1 && sequence % 7 == 0 => batch.len() / 2,
-            _ => batch.len(),
-        };
+        let half = self.bug == Bug::HalfOfABatchIsStored && sequence.is_multiple_of(7);
+        let kept = if half { batch.len().div_ceil(2) } else { batch.len() };
         let first = self.end;
         for stored in batch.iter().take(kept) {
             let mut stored = stored.clone();
@@ -111,7 +118,10 @@ impl Broker {
             self.queue.insert(self.end, Queued::default());
             self.end += 1;
         }
-        if self.bug == Bug::PipelinedPublishesChangePlaces && first > 0 && sequence % 9 == 0 {
+        if self.bug == Bug::PipelinedPublishesChangePlaces
+            && first > 0
+            && sequence.is_multiple_of(9)
+        {
             // The message before moves behind: only wrong if it is the same producer's.
             self.swap(first - 1, first);
         }
@@ -128,17 +138,20 @@ impl Broker {
     }
 
     /// Hands the next ready message to `consumer`.
-    pub fn hand_out(&mut self, consumer: u64, now: u64) -> Option<(u64, Stored, Fence, u32)> {
-        let careless = self.bug == Bug::LeaseIsIgnored && now % 20 == 0;
-        let ready = |queued: &Queued| {
-            !queued.settled && queued.ready_at <= now && (careless || queued.lease.is_none())
-        };
+    pub(crate) fn hand_out(
+        &mut self,
+        consumer: u64,
+        now: u64,
+    ) -> Option<(u64, Stored, Fence, u32)> {
+        let careless = self.bug == Bug::LeaseIsIgnored && now.is_multiple_of(20);
+        let ready =
+            |queued: &Queued| queued.ready_at <= now && (careless || queued.lease.is_none());
         let (offset, queued) = self.queue.iter_mut().find(|(_, queued)| ready(queued))?;
         self.fence_counter += 1;
         let fence = Fence { epoch: self.epoch, counter: self.fence_counter };
         queued.fence = Some(fence);
         queued.lease = Some((consumer, now + LEASE_MS * MS));
-        queued.handed_at = now;
+        self.leased.insert(*offset);
         let mut stored = self.log.get(offset)?.clone();
         if self.bug == Bug::AnotherTopicsMessage && self.fence_counter % 60 == 59 {
             stored.id = MessageId(u128::MAX);
@@ -147,17 +160,24 @@ impl Broker {
     }
 
     /// Settles; whether it is accepted.
-    pub fn settle(&mut self, offset: u64, fence: Fence, verdict: Verdict, now: u64) -> bool {
+    pub(crate) fn settle(&mut self, offset: u64, fence: Fence, verdict: Verdict, now: u64) -> bool {
         let Some(queued) = self.queue.get_mut(&offset) else { return false };
         let stale = queued.fence != Some(fence);
-        if queued.settled || (stale && self.bug != Bug::StaleFenceSettles) {
+        if stale && self.bug != Bug::StaleFenceSettles {
             return false;
         }
         match verdict {
-            Verdict::Ack => queued.settled = true,
+            Verdict::Ack => {
+                let queued = self.queue.remove(&offset).unwrap_or_default();
+                self.leased.remove(&offset);
+                if queued.attempt == 0 {
+                    self.last_acked = Some((offset, queued));
+                }
+            }
             Verdict::Reject => self.bury(offset),
             Verdict::Release => {
                 queued.lease = None;
+                self.leased.remove(&offset);
                 if self.bug == Bug::ReleaseCountsAsFailure {
                     queued.attempt += 1;
                 }
@@ -170,9 +190,9 @@ impl Broker {
         true
     }
 
-    pub fn extend(&mut self, offset: u64, fence: Fence, now: u64) -> bool {
+    pub(crate) fn extend(&mut self, offset: u64, fence: Fence, now: u64) -> bool {
         let Some(queued) = self.queue.get_mut(&offset) else { return false };
-        let held = queued.lease.filter(|_| !queued.settled && queued.fence == Some(fence));
+        let held = queued.lease.filter(|_| queued.fence == Some(fence));
         let Some((consumer, _)) = held else { return false };
         if self.bug != Bug::ExtensionIsIgnored {
             queued.lease = Some((consumer, now + 4 * LEASE_MS * MS));
@@ -183,6 +203,7 @@ impl Broker {
     fn fail(&mut self, offset: u64, now: u64) {
         let Some(queued) = self.queue.get_mut(&offset) else { return };
         queued.lease = None;
+        self.leased.remove(&offset);
         if queued.failed_under == queued.fence {
             return;
         }
@@ -197,9 +218,8 @@ impl Broker {
     }
 
     fn bury(&mut self, offset: u64) {
-        let Some(queued) = self.queue.get_mut(&offset) else { return };
-        queued.settled = true;
-        queued.lease = None;
+        self.queue.remove(&offset);
+        self.leased.remove(&offset);
         let Some(stored) = self.log.get(&offset).cloned() else { return };
         if self.bug == Bug::DeadLetterIsLost && self.dead.len() == 3 && !self.sabotaged {
             self.sabotaged = true;
@@ -212,34 +232,37 @@ impl Broker {
     }
 
     /// Ends leases that have run out.
-    pub fn tick(&mut self, now: u64) {
-        let over = |queued: &Queued| queued.lease.is_some_and(|(_, end)| end <= now);
-        let over = self.queue.iter().filter(|(_, queued)| over(queued)).map(|(offset, _)| *offset);
-        for offset in over.collect::<Vec<u64>>() {
-            self.fail(offset, now);
-        }
-        let settled = |offset: &u64| self.queue.get(offset).is_some_and(|queued| queued.settled);
-        while self.released < self.cursor.min(self.end) && settled(&self.released) {
-            self.released += 1;
-        }
+    pub(crate) fn tick(&mut self, now: u64) {
+        let over = |offset: &&u64| {
+            let lease = self.queue.get(offset).and_then(|queued| queued.lease);
+            lease.is_some_and(|(_, end)| end <= now)
+        };
+        let over: Vec<u64> = self.leased.iter().filter(over).copied().collect();
+        over.into_iter().for_each(|offset| self.fail(offset, now));
+        let unsettled = self.queue.keys().next().copied().unwrap_or(self.end);
+        self.released = self.released.max(self.cursor.min(unsettled));
     }
 
     /// Takes back what a consumer holds.
-    pub fn gone(&mut self, consumer: u64, taken: &[Fence], counted: bool, now: u64) {
-        let held = |queued: &Queued| queued.lease.is_some_and(|(holder, _)| holder == consumer);
-        let held = self.queue.iter().filter(|(_, queued)| held(queued));
-        let held: Vec<_> = held.map(|(offset, queued)| (*offset, queued.fence)).collect();
+    pub(crate) fn gone(&mut self, consumer: u64, taken: &[Fence], counted: bool, now: u64) {
+        let held = self.leased.iter().filter_map(|offset| {
+            let queued = self.queue.get(offset)?;
+            queued.lease.filter(|(holder, _)| *holder == consumer)?;
+            Some((*offset, queued.fence))
+        });
+        let held: Vec<_> = held.collect();
         for (offset, fence) in held {
             if counted && fence.is_some_and(|fence| taken.contains(&fence)) {
                 self.fail(offset, now);
             } else if let Some(queued) = self.queue.get_mut(&offset) {
                 queued.lease = None;
+                self.leased.remove(&offset);
             }
         }
     }
 
     /// Dies and comes back with what was durable, which is everything unless there is a bug.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         if self.bug != Bug::EpochStaysInRestart {
             self.epoch += 1;
             self.fence_counter = 0;
@@ -247,37 +270,39 @@ impl Broker {
         if self.bug == Bug::FencesStartAgain {
             self.epoch -= 1;
         }
-        match self.bug {
-            Bug::PublishIsLostInRestart | Bug::SeenMessageIsLostInRestart => self.lose_tail(),
-            Bug::OffsetsAreUsedAgain => {
-                self.lose_tail();
-                self.end = self.log.keys().next_back().map_or(0, |last| last + 1);
-            }
-            Bug::CursorIsLostInRestart => self.cursor /= 2,
-            _ => {}
+        let tail_bugs = [
+            Bug::PublishIsLostInRestart,
+            Bug::SeenMessageIsLostInRestart,
+            Bug::OffsetsAreUsedAgain,
+        ];
+        if tail_bugs.contains(&self.bug) {
+            self.lose_tail();
         }
-        let (mut last_ack, bug) = (None, self.bug);
-        for (offset, queued) in &mut self.queue {
-            if queued.lease.take().is_some() && bug == Bug::RestartCountsAsFailure {
-                queued.attempt += 1;
-            }
-            if bug == Bug::AttemptsAreForgottenInRestart {
-                queued.attempt = 0;
-            }
-            if queued.settled && queued.attempt == 0 {
-                last_ack = Some(*offset);
-            }
+        if self.bug == Bug::OffsetsAreUsedAgain {
+            self.end = self.log.keys().next_back().map_or(0, |last| last + 1);
         }
-        if bug == Bug::AckIsLostInRestart
-            && let Some(queued) = last_ack.and_then(|offset| self.queue.get_mut(&offset))
+        if self.bug == Bug::CursorIsLostInRestart {
+            self.cursor /= 2;
+        }
+        for offset in std::mem::take(&mut self.leased) {
+            let Some(queued) = self.queue.get_mut(&offset) else { continue };
+            queued.lease = None;
+            queued.attempt += u32::from(self.bug == Bug::RestartCountsAsFailure);
+        }
+        if self.bug == Bug::AttemptsAreForgottenInRestart {
+            self.queue.values_mut().for_each(|queued| queued.attempt = 0);
+        }
+        if self.bug == Bug::AckIsLostInRestart
+            && let Some((offset, mut queued)) = self.last_acked.take()
         {
-            queued.settled = false;
+            queued.lease = None;
+            self.queue.insert(offset, queued);
         }
     }
 
     fn lose_tail(&mut self) {
         let seen = self.bug == Bug::SeenMessageIsLostInRestart;
-        let wanted = |queued: &Queued| !queued.settled && queued.fence.is_some() == seen;
+        let wanted = |queued: &Queued| queued.fence.is_some() == seen;
         let last = self.queue.iter().rev().find(|(_, queued)| wanted(queued));
         if let Some(offset) = last.map(|(offset, _)| *offset) {
             self.log.remove(&offset);

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 const MS: u64 = 1_000_000;
 
 /// Records a run of `steps` steps.
-pub fn record(seed: u64, steps: u64, bug: Bug) -> Vec<Event> {
+pub(crate) fn record(seed: u64, steps: u64, bug: Bug) -> Vec<Event> {
     let mut run = Run {
         random: Random(seed),
         broker: Broker::new(bug),
@@ -22,6 +22,7 @@ pub fn record(seed: u64, steps: u64, bug: Bug) -> Vec<Event> {
         consumers_opened: 0,
         published: 0,
         sequences: [0; 3],
+        prompt: seed % 2 == 1,
     };
     run.declare();
     run.start();
@@ -60,6 +61,8 @@ struct Run {
     consumers_opened: u64,
     published: u64,
     sequences: [u64; 3],
+    /// Deliveries are taken as soon as they are there.
+    prompt: bool,
 }
 
 impl Run {
@@ -73,6 +76,7 @@ impl Run {
                 mode,
                 start: 0,
                 attempts_max: if is_queue { ATTEMPTS_MAX } else { 0 },
+                untaken_may_expire: !self.prompt,
                 lease_ms_max: 0,
                 dead_topic: is_queue.then(|| "q.work.dead".into()),
             }));
@@ -109,11 +113,11 @@ impl Run {
         self.now += 1 + self.random.below(MS);
         self.broker.tick(self.now);
         match self.random.below(1000) {
-            0..250 => self.publish(),
-            250..550 => self.hand_out(),
-            550..750 => self.take(),
-            750..950 => self.settle(),
-            950..960 => self.extend(),
+            0..130 => self.publish(),
+            130..430 => self.hand_out(),
+            430..680 => self.take(),
+            680..930 => self.settle(),
+            930..960 => self.extend(),
             960..975 => self.fetch(),
             975..985 => self.cursor(),
             985..995 => self.consumer_ends(),
@@ -134,7 +138,7 @@ impl Run {
                 let outcome = |_| PublishOutcome::Failed("STORAGE_FULL".into());
                 return self.publish_events((producer, sequence), &batch, outcome);
             }
-            if self.random.percent(90) {
+            if self.random.percent(97) {
                 return self.publish_events((producer, sequence), &batch, |at| ok(&first, at));
             }
             self.publish_events((producer, sequence), &batch, |_| PublishOutcome::Unknown);
@@ -191,6 +195,9 @@ impl Run {
             return;
         };
         client.buffer.push_back(Handed { offset, stored, fence, attempt, after });
+        if self.prompt {
+            self.take_from(at);
+        }
     }
 
     fn some_consumer(&mut self) -> Option<usize> {
@@ -200,6 +207,10 @@ impl Run {
 
     fn take(&mut self) {
         let Some(at) = self.some_consumer() else { return };
+        self.take_from(at);
+    }
+
+    fn take_from(&mut self, at: usize) {
         let after_known = self.random.percent(70);
         let client = &mut self.consumers[at];
         let Some(handed) = client.buffer.pop_front() else { return };

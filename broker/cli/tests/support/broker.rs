@@ -10,7 +10,7 @@ use std::sync::mpsc::sync_channel;
 
 /// Where a broker keeps its things, and how it is started again and again.
 #[derive(Debug)]
-pub struct Site {
+pub(crate) struct Site {
     home: tempfile::TempDir,
     arguments: Vec<String>,
     /// Once known, so that clients find the next broker where the last one was.
@@ -19,7 +19,7 @@ pub struct Site {
 
 /// A broker that runs.
 #[derive(Debug)]
-pub struct Broker {
+pub(crate) struct Broker {
     child: Child,
     address: String,
     log: PathBuf,
@@ -27,24 +27,24 @@ pub struct Broker {
 
 impl Site {
     /// A place of its own, on a free port of the first start.
-    pub fn new(arguments: &[&str]) -> Self {
+    pub(crate) fn new(arguments: &[&str]) -> Self {
         let home = tempfile::Builder::new().prefix("posthouse-test-").tempdir().unwrap();
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         Self { home, arguments, address: None }
     }
 
     /// A directory for the test's own files; goes with the site.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
     /// The broker's directory.
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.path("data")
     }
 
     /// The command that starts a broker here.
-    pub fn serve(&self) -> std::process::Command {
+    pub(crate) fn serve(&self) -> std::process::Command {
         let data_dir = self.data_dir();
         let listen = self.address.as_deref().unwrap_or("127.0.0.1:0");
         let data_dir = data_dir.to_str().expect("temporary paths are UTF-8");
@@ -55,13 +55,13 @@ impl Site {
     }
 
     /// Lets the next broker take a free port again.
-    pub fn forget_address(&mut self) {
+    pub(crate) fn forget_address(&mut self) {
         self.address = None;
     }
 
     /// Starts a broker and waits until it is ready.
     #[track_caller]
-    pub fn start(&mut self) -> Broker {
+    pub(crate) fn start(&mut self) -> Broker {
         let log = self.path("broker.log");
         let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
         let mut child = self.serve().stderr(file).spawn().expect("the binary was built");
@@ -81,22 +81,22 @@ impl Site {
 
 impl Broker {
     /// Where it listens.
-    pub fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
     /// Kills it with SIGKILL and waits until it is gone.
-    pub fn kill(self) {
+    pub(crate) fn kill(self) {
         self.end(Signal::KILL);
     }
 
     /// Asks it to stop, and gives its exit code.
-    pub fn stop(self) -> Option<i32> {
+    pub(crate) fn stop(self) -> Option<i32> {
         self.end(Signal::TERM)
     }
 
     /// Sends it a signal and waits until it is gone.
-    pub fn end(mut self, signal: Signal) -> Option<i32> {
+    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
         send(&self.child, signal);
         wait(&mut self.child, "posthouse serve").code()
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// Text of at least `lines` lines: the sources of the crates that we use, as far as they are there,
 /// and our own. With CRLF, empty lines, bytes that are not UTF-8, and no final line feed.
-pub fn text(lines: usize) -> Vec<u8> {
+pub(crate) fn text(lines: usize) -> Vec<u8> {
     let mut text = Vec::new();
     let mut count = 0;
     while count < lines {

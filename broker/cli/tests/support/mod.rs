@@ -3,11 +3,11 @@
 //! Nothing here sleeps: a test waits for a line, for an exit, or for a question to be answered
 //! differently. Whatever takes longer than [`PATIENCE`] fails with what the processes said.
 
-pub mod broker;
-pub mod command;
-pub mod corpus;
+pub(crate) mod broker;
+pub(crate) mod command;
+pub(crate) mod corpus;
 
 use std::time::Duration;
 
 /// Longest wait for anything. Far above what a loaded machine needs.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);

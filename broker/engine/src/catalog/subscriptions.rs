@@ -93,7 +93,8 @@ pub(crate) fn describe(
 pub(crate) fn list(context: &mut Context<'_>, client: Client, request: &SubscriptionList) {
     let after = request.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     let answer = topics::named(context, &request.topic).map(|topic| {
-        let names = topic.subscriptions.range((after, Bound::Unbounded)).map(|(name, _)| name.clone());
+        let names =
+            topic.subscriptions.range((after, Bound::Unbounded)).map(|(name, _)| name.clone());
         SubscriptionNames { subscriptions: page(names, request.limit) }
     });
     context.answer(client, answer);

@@ -120,7 +120,8 @@ pub(crate) fn describe(context: &mut Context<'_>, client: Client, request: &Topi
 /// Answers with topics in the order of their names.
 pub(crate) fn list(context: &mut Context<'_>, client: Client, request: &TopicList) {
     let after = request.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-    let names = context.state.topic_ids.range((after, Bound::Unbounded)).map(|(name, _)| name.clone());
+    let names =
+        context.state.topic_ids.range((after, Bound::Unbounded)).map(|(name, _)| name.clone());
     let topics = page(names, request.limit);
     context.answer(client, Ok(TopicNames { topics }));
 }

@@ -23,7 +23,7 @@ pub(super) fn wait_ms(settings: &SubscriptionSettings, offset: Offset, attempt: 
     full.saturating_sub(u64::try_from(off).unwrap_or(0))
 }
 
-/// The finaliser of SplitMix64: spreads neighbouring numbers over all bits.
+/// The finaliser of `SplitMix64`: spreads neighbouring numbers over all bits.
 const fn mix(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -89,7 +89,8 @@ impl Deliveries {
         };
         self.letters.wanted.insert(id);
         let mut events = Vec::new();
-        let place = batch.as_ref().and_then(|_| dead_place(context.state, subscription, &mut events));
+        let place =
+            batch.as_ref().and_then(|_| dead_place(context.state, subscription, &mut events));
         let dead = Event::DeadLettered(DeadLettered { subscription: id, offset });
         match batch.zip(place) {
             None => {

@@ -40,7 +40,8 @@ impl Deliveries {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let Some(subscription) = context.state.subscriptions.get(&id) else { return };
         queue.ready.advance(context.now.mono);
-        let mut fence = Fence { epoch: context.start_epoch(), counter: self.fence.saturating_add(1) };
+        let mut fence =
+            Fence { epoch: context.start_epoch(), counter: self.fence.saturating_add(1) };
         let mut runs = Vec::new();
         let feed = self.feeds.get(&queue.partition);
         loop {
@@ -158,4 +159,3 @@ impl Round {
         }
     }
 }
-

@@ -53,9 +53,8 @@ impl<'a> Failing<'a> {
     /// Whether the highest hand-out of `offset` has been counted as a failure already.
     pub(super) fn is_counted(&self, offset: Offset) -> bool {
         let failure = self.subscription.failures.get(&offset);
-        failure.is_some_and(|failure| {
-            self.subscription.handed.fence_of(offset) == Some(failure.fence)
-        })
+        failure
+            .is_some_and(|failure| self.subscription.handed.fence_of(offset) == Some(failure.fence))
     }
 
     /// Counts one failure.
@@ -101,9 +100,8 @@ impl<'a> Failing<'a> {
 
 /// The part of a reason that an event holds.
 fn cut(reason: &str) -> &str {
-    let end = (0..=REASON_BYTES_MAX.min(reason.len()))
-        .rev()
-        .find(|end| reason.is_char_boundary(*end));
+    let end =
+        (0..=REASON_BYTES_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
     end.and_then(|end| reason.get(..end)).unwrap_or_default()
 }
 

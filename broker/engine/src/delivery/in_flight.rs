@@ -88,12 +88,8 @@ impl InFlight {
 
     /// Takes messages in. All leases of one `InFlight` are given for the same length of time.
     pub(super) fn insert(&mut self, held: Held) {
-        let end = LeaseEnd {
-            at: held.until,
-            first: held.first(),
-            end: held.end(),
-            fence: held.fence,
-        };
+        let end =
+            LeaseEnd { at: held.until, first: held.first(), end: held.end(), fence: held.fence };
         debug_assert!(self.ends.back().is_none_or(|last| last.at <= end.at), "leases end in order");
         self.ends.push_back(end);
         self.held.insert(held);
@@ -171,9 +167,19 @@ impl InFlight {
     /// Each message under a lease, with its fence counter.
     #[cfg(test)]
     pub(super) fn leases(&self) -> impl Iterator<Item = (Offset, u64)> {
-        self.held.iter().flat_map(|held| {
-            (held.first().0..held.end().0).map(Offset).zip(held.fence..)
-        })
+        self.held
+            .iter()
+            .flat_map(|held| (held.first().0..held.end().0).map(Offset).zip(held.fence..))
+    }
+
+    /// How many messages each lease of one connection has.
+    #[cfg(test)]
+    pub(super) fn held_by(
+        &self,
+        connection: crate::input::ConnectionId,
+    ) -> impl Iterator<Item = usize> {
+        let own = self.held.iter().filter(move |held| held.consumer.connection == connection);
+        own.map(|held| held.span.count() as usize)
     }
 
     fn pop_ended(&mut self, now: Time) -> Option<LeaseEnd> {

@@ -38,7 +38,8 @@ impl Deliveries {
     pub(crate) fn disconnected(&mut self, context: &mut Context<'_>, connection: ConnectionId) {
         let first = ConsumerKey { connection, id: ConsumerId::ZERO };
         let last = ConsumerKey { connection, id: ConsumerId::MAX };
-        let lost: Vec<_> = self.consumers.range(first..=last).map(|(key, id)| (*key, *id)).collect();
+        let lost: Vec<_> =
+            self.consumers.range(first..=last).map(|(key, id)| (*key, *id)).collect();
         for (key, id) in lost {
             self.consumers.remove(&key);
             self.lose(context, id, key);

@@ -47,6 +47,7 @@ pub(super) struct Queue {
 }
 
 /// Where something to hand out came from, and goes back to if it does not fit.
+#[derive(Clone, Copy, Debug)]
 enum Origin {
     Ready,
     Window,

@@ -87,9 +87,12 @@ impl Ready {
     /// Makes everything available whose wait is over.
     pub(super) fn advance(&mut self, now: Time) {
         while let Some((_, offset)) = self.due.first().filter(|(due, _)| *due <= now).copied() {
-            self.take_later(offset..offset.next(), &mut |waiting, ready: &mut Disjoint<Waiting>| {
-                ready.insert(waiting);
-            });
+            self.take_later(
+                offset..offset.next(),
+                &mut |waiting, ready: &mut Disjoint<Waiting>| {
+                    ready.insert(waiting);
+                },
+            );
         }
     }
 

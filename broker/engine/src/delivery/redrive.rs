@@ -3,9 +3,9 @@
 //! One frame each: published to the source topic, settled there for all other subscriptions, and
 //! settled in the dead letter topic.
 
+use super::Deliveries;
 use super::dead_letter::{REDRIVE, dead_topic, place_in, published};
 use super::settle::run_of;
-use super::Deliveries;
 use crate::context::{Client, Context};
 use crate::effect::Effect;
 use crate::event::{Event, Settled};

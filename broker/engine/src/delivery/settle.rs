@@ -78,8 +78,8 @@ impl Deliveries {
             return context.present();
         };
         let topic = subscription.topic;
-        let mut failing = Failing::new(subscription, context.now, &request.reason)
-            .delayed_by(request.delay_ms);
+        let mut failing =
+            Failing::new(subscription, context.now, &request.reason).delayed_by(request.delay_ms);
         let mut queue = self.queues.get_mut(&id);
         for offset in accepted.iter().flat_map(offsets) {
             // The lease end or an earlier copy of this request has counted it.
@@ -303,6 +303,7 @@ fn check_refused(refused: &[RefusedRun]) -> Result<(), Refusal> {
     if refused.len() <= most {
         return Ok(());
     }
-    let text = format!("more than {most} stretches would be refused: name fewer deliveries at once");
+    let text =
+        format!("more than {most} stretches would be refused: name fewer deliveries at once");
     Err(Refusal::of_state(ErrorCode::TooLarge, text))
 }

@@ -54,7 +54,8 @@ impl Deliveries {
             .subscription_named(topic, name)
             .ok_or_else(|| Refusal::no_subscription(topic, name))?;
         if subscription.settings.mode != Mode::Queue {
-            let text = format!("subscription \"{name}\" is in stream mode: fetch and save its cursor");
+            let text =
+                format!("subscription \"{name}\" is in stream mode: fetch and save its cursor");
             return Err(Refusal::of_state(ErrorCode::Invalid, text));
         }
         let id = subscription.id;

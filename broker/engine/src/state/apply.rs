@@ -251,9 +251,16 @@ impl State {
     }
 
     fn settled(&mut self, event: &event::Settled) -> Result<(), Conflict> {
-        let subscription = self.subscription_mut(event.subscription)?;
+        let subscription = self.subscriptions.get_mut(&event.subscription);
+        let subscription = subscription.ok_or(Conflict::NoSubscription(event.subscription))?;
+        let id = subscription.partition;
+        let next = self.partitions.get(&id).ok_or(Conflict::NoPartition(id))?.next;
         for run in &event.runs {
-            subscription.settle(run.first..run.first.plus(run.count));
+            let end = run.first.plus(run.count);
+            if end > next {
+                return Err(Conflict::Place { found: end, next });
+            }
+            subscription.settle(run.first..end);
         }
         Ok(())
     }

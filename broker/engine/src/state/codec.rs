@@ -73,7 +73,8 @@ impl State {
         for subscription in self.subscriptions.values() {
             let topic = self.topics.get_mut(&subscription.topic);
             let topic = topic.filter(|topic| topic.partition == subscription.partition);
-            let topic = topic.ok_or_else(|| dangling("subscription.topic", subscription.topic.0))?;
+            let topic =
+                topic.ok_or_else(|| dangling("subscription.topic", subscription.topic.0))?;
             topic.subscriptions.insert(subscription.name.clone(), subscription.id);
         }
         for topic in self.topics.values() {
@@ -145,7 +146,10 @@ impl Partition {
             range.start <= partition.start || range.end > partition.next
         };
         if partition.start > partition.next || partition.empty.iter().any(|range| outside(&range)) {
-            return Err(DecodeError::Invalid { field: "partition.start", found: partition.start.0 });
+            return Err(DecodeError::Invalid {
+                field: "partition.start",
+                found: partition.start.0,
+            });
         }
         Ok(partition)
     }
@@ -264,9 +268,8 @@ fn take_map<T: Wire>(
     source: &mut Source<'_>,
     field: &'static str,
 ) -> Result<BTreeMap<Offset, T>, DecodeError> {
-    let pair = |source: &mut Source<'_>| {
-        Ok((Offset::decode(source, field)?, T::decode(source, field)?))
-    };
+    let pair =
+        |source: &mut Source<'_>| Ok((Offset::decode(source, field)?, T::decode(source, field)?));
     let pairs = take_all(source, field, pair, |(offset, _)| *offset)?;
     Ok(pairs.into_values().collect())
 }

@@ -92,7 +92,8 @@ impl Milestones {
     /// Roughly how many bytes lie before `offset`; `next` is the partition's end.
     pub(crate) fn bytes_before(&self, offset: Offset, next: Offset) -> u64 {
         let after = self.list.partition_point(|milestone| milestone.offset <= offset);
-        let end = self.list.get(after).map_or((next, self.bytes_end), |m| (m.offset, m.bytes_before));
+        let end =
+            self.list.get(after).map_or((next, self.bytes_end), |m| (m.offset, m.bytes_before));
         let Some(before) = after.checked_sub(1).and_then(|at| self.list.get(at)) else {
             return self.list.front().map_or(self.bytes_end, |first| first.bytes_before);
         };
@@ -106,7 +107,8 @@ impl Milestones {
     /// The last known moment at which `offset` had not arrived or was just arriving.
     pub(crate) fn arrived_by(&self, offset: Offset) -> Timestamp {
         let after = self.list.partition_point(|milestone| milestone.offset <= offset);
-        let known = after.checked_sub(1).and_then(|at| self.list.get(at)).or(self.list.front());
+        let known =
+            after.checked_sub(1).and_then(|at| self.list.get(at)).or_else(|| self.list.front());
         known.map_or(Timestamp::ZERO, |milestone| milestone.at)
     }
 

@@ -21,7 +21,8 @@ impl State {
     /// The half-open offset ranges of `partition` that must stay readable, ascending, disjoint.
     #[must_use]
     pub fn needed(&self, partition: PartitionId) -> Vec<Range<Offset>> {
-        self.retained(partition).map_or_else(Vec::new, |retained| retained.iter(Offset::ZERO).collect())
+        self.retained(partition)
+            .map_or_else(Vec::new, |retained| retained.iter(Offset::ZERO).collect())
     }
 
     pub(crate) fn retained(&self, partition: PartitionId) -> Option<Retained<'_>> {
@@ -66,7 +67,8 @@ impl<'a> Retained<'a> {
         let mut from = from.max(self.partition.start);
         std::iter::from_fn(move || {
             let mut range = self.next_part(from)?;
-            while let Some(more) = self.next_part(range.end).filter(|more| more.start == range.end) {
+            while let Some(more) = self.next_part(range.end).filter(|more| more.start == range.end)
+            {
                 range.end = more.end;
             }
             from = range.end;

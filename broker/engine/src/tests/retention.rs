@@ -2,9 +2,7 @@
 
 use super::shell::*;
 use posthouse_protocol::message::{TopicAlter, TopicPurge};
-use posthouse_protocol::settings::{
-    Overflow, Retention, SubscriptionSettings, TopicSettings,
-};
+use posthouse_protocol::settings::{Overflow, Retention, SubscriptionSettings, TopicSettings};
 use posthouse_protocol::{ErrorCode, Offset, Reply};
 
 #[test]
@@ -60,11 +58,8 @@ fn age_goes_on_after_a_restart() {
 #[test]
 fn retention_by_limits_keeps_the_latest_messages() {
     let mut shell = Shell::new();
-    let settings = TopicSettings {
-        retention: Retention::Limits,
-        messages_max: 3,
-        ..TopicSettings::default()
-    };
+    let settings =
+        TopicSettings { retention: Retention::Limits, messages_max: 3, ..TopicSettings::default() };
     let topic = shell.create_topic("orders", settings).id;
     let mut sender = shell.open_producer(None);
     for _ in 0..10 {

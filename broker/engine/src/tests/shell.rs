@@ -152,7 +152,8 @@ impl Shell {
     fn check_gate(&self, reply: &Reply, gate: Gate) {
         let Reply::Receipt(Receipt { durability, duplicate, .. }) = reply else { return };
         match (durability, gate) {
-            (Durability::Synced, Gate::Committed(index)) | (Durability::Written, Gate::Written(index)) => {
+            (Durability::Synced, Gate::Committed(index))
+            | (Durability::Written, Gate::Written(index)) => {
                 assert!(*duplicate || index == self.last(), "the gate is the publish's own frame");
                 assert!(LogIndex::ZERO < index && index <= self.last());
             }
@@ -194,7 +195,9 @@ impl Shell {
                 });
                 Input::MessageLoaded { purpose, batch }
             }
-            effect => panic!("{effect:?} asks for no answer"),
+            Effect::Append(_) | Effect::Reply { .. } | Effect::Deliver(_) | Effect::Fetch(_) => {
+                panic!("nothing is loaded for this effect")
+            }
         }
     }
 
@@ -213,7 +216,11 @@ impl Shell {
     }
 
     /// Sends a request and returns its correlation.
-    pub(crate) fn send(&mut self, connection: ConnectionId, request: impl Into<Request>) -> CorrelationId {
+    pub(crate) fn send(
+        &mut self,
+        connection: ConnectionId,
+        request: impl Into<Request>,
+    ) -> CorrelationId {
         self.send_batch(connection, request, Bytes::new())
     }
 
@@ -247,17 +254,20 @@ impl Shell {
     }
 
     pub(crate) fn create_topic(&mut self, topic: &str, settings: TopicSettings) -> TopicInfo {
-        match self.request(message::TopicCreate { topic: name(topic), settings }) {
-            Reply::TopicInfo(info) => info,
-            reply => panic!("{reply:?}"),
-        }
+        let Reply::TopicInfo(info) =
+            self.request(message::TopicCreate { topic: name(topic), settings })
+        else {
+            panic!("no TopicInfo")
+        };
+        info
     }
 
     pub(crate) fn topic(&mut self, topic: &str) -> TopicInfo {
-        match self.request(message::TopicDescribe { topic: name(topic) }) {
-            Reply::TopicInfo(info) => info,
-            reply => panic!("{reply:?}"),
-        }
+        let Reply::TopicInfo(info) = self.request(message::TopicDescribe { topic: name(topic) })
+        else {
+            panic!("no TopicInfo")
+        };
+        info
     }
 
     pub(crate) fn create_subscription(
@@ -269,31 +279,38 @@ impl Shell {
         let (topic, subscription) = (name(topic), name(subscription));
         let start = Position::Earliest;
         let create = message::SubscriptionCreate { topic, subscription, settings, start };
-        match self.request(create) {
-            Reply::SubscriptionInfo(info) => info,
-            reply => panic!("{reply:?}"),
-        }
+        let Reply::SubscriptionInfo(info) = self.request(create) else {
+            panic!("no SubscriptionInfo")
+        };
+        info
     }
 
     pub(crate) fn subscription(&mut self, topic: &str, subscription: &str) -> SubscriptionInfo {
         let (topic, subscription) = (name(topic), name(subscription));
-        match self.request(message::SubscriptionDescribe { topic, subscription }) {
-            Reply::SubscriptionInfo(info) => info,
-            reply => panic!("{reply:?}"),
-        }
+        let Reply::SubscriptionInfo(info) =
+            self.request(message::SubscriptionDescribe { topic, subscription })
+        else {
+            panic!("no SubscriptionInfo")
+        };
+        info
     }
 
     pub(crate) fn open_producer(&mut self, producer: Option<&str>) -> Sender {
-        match self.request(message::ProducerOpen { name: producer.map(name) }) {
-            Reply::ProducerOpened(opened) => {
-                Sender { id: opened.producer, epoch: opened.epoch, last: opened.last }
-            }
-            reply => panic!("{reply:?}"),
-        }
+        let Reply::ProducerOpened(opened) =
+            self.request(message::ProducerOpen { name: producer.map(name) })
+        else {
+            panic!("no ProducerOpened")
+        };
+        Sender { id: opened.producer, epoch: opened.epoch, last: opened.last }
     }
 
     /// Publishes as the next of `sender`.
-    pub(crate) fn publish(&mut self, sender: &mut Sender, topic: TopicId, bodies: &[&str]) -> Reply {
+    pub(crate) fn publish(
+        &mut self,
+        sender: &mut Sender,
+        topic: TopicId,
+        bodies: &[&str],
+    ) -> Reply {
         let request = sender.next(topic);
         let reply = self.publish_as(&request, bodies);
         if matches!(reply, Reply::Receipt(_)) {
@@ -314,7 +331,11 @@ impl Shell {
             self.move_to(deadline.max(self.now.mono));
             let before = self.engine.next_deadline();
             self.input(Input::Deadline);
-            assert_ne!(self.engine.next_deadline(), before, "a deadline that has come is done with");
+            assert_ne!(
+                self.engine.next_deadline(),
+                before,
+                "a deadline that has come is done with"
+            );
         }
         self.move_to(until);
     }
@@ -354,10 +375,8 @@ impl Shell {
         let deliveries = deliveries.collect();
         let (delay_ms, reason) = (message::BACKOFF, String::new());
         let settle = message::Settle { subscription, verdict, delay_ms, reason, deliveries };
-        match self.request(settle) {
-            Reply::Settled(settled) => settled.refused,
-            reply => panic!("{reply:?}"),
-        }
+        let Reply::Settled(settled) = self.request(settle) else { panic!("no Settled") };
+        settled.refused
     }
 
     /// The state that recovery would fold from the journal, through bytes.
@@ -464,15 +483,11 @@ fn owned(message: &MessageRef<'_>) -> Message {
 }
 
 pub(crate) fn code_of(reply: Reply) -> (ErrorCode, String) {
-    match reply {
-        Reply::Refused(Refused { code, text, .. }) => (ErrorCode::from_number(code).unwrap(), text),
-        reply => panic!("not refused: {reply:?}"),
-    }
+    let Reply::Refused(Refused { code, text, .. }) = reply else { panic!("not refused") };
+    (ErrorCode::from_number(code).unwrap(), text)
 }
 
 pub(crate) fn receipt(reply: Reply) -> Receipt {
-    match reply {
-        Reply::Receipt(receipt) => receipt,
-        reply => panic!("no receipt: {reply:?}"),
-    }
+    let Reply::Receipt(receipt) = reply else { panic!("no receipt: {reply:?}") };
+    receipt
 }

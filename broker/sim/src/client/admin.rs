@@ -45,11 +45,11 @@ impl Admin {
                 left.push(Request::from(SubscriptionCreate {
                     topic: topic.clone(),
                     subscription: name(subscription),
-                    settings: *settings,
+                    settings: settings.clone(),
                     start: Position::Earliest,
                 }));
             }
-            left.push(TopicCreate { topic, settings: each.settings }.into());
+            left.push(TopicCreate { topic, settings: each.settings.clone() }.into());
         }
         Self {
             session: Session::new(client),

@@ -428,6 +428,9 @@ impl Client for Consumer {
     }
 
     fn is_done(&self) -> bool {
+        if !self.is_drain {
+            return self.settling.is_empty() && self.open.is_none() && self.subscribing.is_none();
+        }
         self.settling.is_empty()
             && self.held.is_empty()
             && self.open.as_ref().is_none_or(|open| open.inbox.is_empty())

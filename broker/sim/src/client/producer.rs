@@ -130,7 +130,8 @@ impl Producer {
     fn message(&mut self, around: &mut Surroundings<'_>) -> Message {
         self.messages += 1;
         let id = (self.session.client as u128) << 64 | u128::from(self.messages);
-        let max = if around.dice.percent(10) {
+        let is_heavy = self.body_bytes_max > 10_000;
+        let max = if around.dice.percent(if is_heavy { 50 } else { 10 }) {
             self.body_bytes_max
         } else {
             self.body_bytes_max.min(100)
@@ -326,7 +327,11 @@ impl Client for Producer {
         &mut self.session
     }
 
-    fn is_done(&self) -> bool {
+    fn has_sent(&self) -> bool {
         self.window.is_empty()
+    }
+
+    fn is_done(&self) -> bool {
+        self.has_sent()
     }
 }

@@ -51,7 +51,7 @@ impl Reader {
     }
 
     /// A reader for the last look.
-    pub(crate) const fn last(client: usize, topic: (TopicId, String)) -> Self {
+    pub(crate) fn last(client: usize, topic: (TopicId, String)) -> Self {
         Self { is_final: true, ..Self::new(client, topic, None) }
     }
 

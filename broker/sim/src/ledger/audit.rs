@@ -16,12 +16,19 @@ const READ_BYTES: usize = 256 << 10;
 type Stored = BTreeMap<u64, ([u8; 16], u32)>;
 
 impl Ledger {
-    /// Checks every promise made by the first `left` frames.
+    /// Checks every promise made by the first `left` frames; after a power loss those of `written`
+    /// topics do not count.
     ///
     /// # Errors
     ///
     /// The first broken one, in words.
-    pub(crate) fn audit(&self, state: &Folded, reader: &Reader, left: u64) -> Result<(), String> {
+    pub(crate) fn audit(
+        &self,
+        state: &Folded,
+        reader: &Reader,
+        left: u64,
+        is_power_lost: bool,
+    ) -> Result<(), String> {
         let mut dead = BTreeSet::new();
         let known: BTreeMap<PartitionId, TopicId> = self
             .topics
@@ -39,10 +46,14 @@ impl Ledger {
         }
         for (id, topic) in self.topics.iter().filter(|(_, topic)| !topic.is_dead_letters) {
             let Some(found) = stored.get(id) else {
+                if topic.since > left || (is_power_lost && !topic.is_synced) {
+                    continue;
+                }
                 return Err(format!("topic {id} is gone"));
             };
             let subscriptions: Vec<&Subscription> =
                 self.subscriptions.values().filter(|known| known.topic == *id).collect();
+            let left = if is_power_lost && !topic.is_synced { 0 } else { left };
             let topic = Audited { id: *id, topic, subscriptions, found, dead: &dead, left };
             topic.published(self)?;
             topic.settled()?;

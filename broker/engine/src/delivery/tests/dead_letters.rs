@@ -84,7 +84,8 @@ fn dead_letter_says_where_it_came_from_and_why() {
     let message = view.messages().next().unwrap();
     let headers: Vec<_> = message.entry.headers().unwrap().map(Result::unwrap).collect();
     let text = |name: &str| {
-        let found = headers.iter().find(|(key, _)| *key == format!("posthouse-dead-{name}").as_bytes());
+        let found =
+            headers.iter().find(|(key, _)| *key == format!("posthouse-dead-{name}").as_bytes());
         String::from_utf8(found.unwrap().1.to_vec()).unwrap()
     };
     assert_eq!([text("topic"), text("subscription"), text("offset")], ["t", "s", "0"]);
@@ -217,7 +218,9 @@ fn redrive_of_a_deleted_topic_comes_to_an_end() {
     let redrive = message::DeadRedrive { topic: name("t"), subscription: name("s"), limit: 9 };
     let correlation = world.tell(ADMIN, redrive.clone(), bytes::Bytes::new());
     let busy = world.ask(ADMIN, redrive);
-    assert!(matches!(busy, Reply::Refused(refused) if refused.code == ErrorCode::Overloaded.number()));
+    assert!(
+        matches!(busy, Reply::Refused(refused) if refused.code == ErrorCode::Overloaded.number())
+    );
     world.answer(1);
     world.ask(ADMIN, message::TopicDelete { topic: name("t") });
     while !world.answers.is_empty() {

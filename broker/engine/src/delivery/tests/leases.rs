@@ -1,8 +1,8 @@
 //! Hand-outs, leases, verdicts.
 
-use super::world::{Got, World, offsets};
+use super::world::{self, Got, World, offsets};
 use crate::effect::{Effect, Gate};
-use posthouse_protocol::message::{BACKOFF, Verdict};
+use posthouse_protocol::message::{self, BACKOFF, Verdict};
 use posthouse_protocol::settings::{Durability, SubscriptionSettings, TopicSettings};
 use posthouse_protocol::{Attempt, ErrorCode, Offset};
 
@@ -208,10 +208,11 @@ fn written_topic_delivers_when_the_hand_out_is_written() {
 fn run_of_fresh_messages_is_one_run_in_journal_and_delivery() {
     let (world, got) = consumed(256);
     assert_eq!(got.len(), 256);
-    let runs = world.frames.iter().flat_map(|frame| &frame.events).filter_map(|event| match event {
-        crate::event::Event::HandedOut(handed) => Some(handed.runs.len()),
-        _ => None,
-    });
+    let runs =
+        world.frames.iter().flat_map(|frame| &frame.events).filter_map(|event| match event {
+            crate::event::Event::HandedOut(handed) => Some(handed.runs.len()),
+            _ => None,
+        });
     assert_eq!(runs.collect::<Vec<_>>(), [1]);
     assert_eq!(world.gates.len(), 1);
 }
@@ -269,6 +270,29 @@ fn nack_storm_is_spaced_out() {
     assert_eq!(returned.iter().sum::<usize>(), 1_000);
     assert_eq!(returned.iter().take(79).sum::<usize>(), 0);
     assert!(returned.iter().all(|count| *count < 150), "{returned:?}");
+}
+
+#[test]
+fn large_settlement_takes_several_frames_and_is_answered_after_the_last() {
+    let (mut world, got) = consumed(10_000);
+    let frames = world.frames.len();
+    let nack = message::Settle {
+        subscription: got[0].subscription,
+        verdict: Verdict::Nack,
+        delay_ms: BACKOFF,
+        reason: "y".repeat(1_000),
+        deliveries: world::runs(&got[..5_000]),
+    };
+    world.holds_progress = true;
+    world.ask(1, nack);
+    assert!(world.frames.len() > frames + 10);
+    assert_eq!(world.reply_gates.last(), Some(&Gate::Committed(world.last())));
+    assert_eq!(world.durable().failures[&Offset(4_999)].reason.len(), 256);
+    let odd: Vec<_> = got.iter().filter(|got| got.offset % 2 == 1).copied().collect();
+    let frames = world.frames.len();
+    assert_eq!(world.settle(Verdict::Ack, &odd), []);
+    assert_eq!(world.frames.len(), frames + 2, "5,000 runs");
+    assert_eq!(world.settled().len(), 5_000);
 }
 
 #[test]
@@ -354,8 +378,8 @@ fn publishes_during_a_load_are_neither_lost_nor_doubled() {
 fn purge_ends_what_is_in_flight_and_waits() {
     let (mut world, got) = consumed(4);
     world.settle(Verdict::Nack, &got[..1]);
-    let topic = super::world::name("t");
-    world.ask(super::world::ADMIN, posthouse_protocol::message::TopicPurge { topic });
+    let topic = world::name("t");
+    world.ask(world::ADMIN, message::TopicPurge { topic });
     assert_eq!(world.settle(Verdict::Ack, &got)[0].count, 4);
     world.advance(DAY_MS);
     assert_eq!(world.got, []);

@@ -45,7 +45,11 @@ impl Places {
     pub(super) fn of(&self, offset: Offset) -> Vec<&'static str> {
         let within = |ranges: &[Range<Offset>]| ranges.iter().any(|range| range.contains(&offset));
         let leased = self.leases.iter().any(|(held, _)| *held == offset);
-        let places = [(within(&self.ready), "ready"), (within(&self.delayed), "delayed"), (leased, "leased")];
+        let places = [
+            (within(&self.ready), "ready"),
+            (within(&self.delayed), "delayed"),
+            (leased, "leased"),
+        ];
         places.into_iter().filter(|(found, _)| *found).map(|(_, name)| name).collect()
     }
 }
@@ -61,6 +65,8 @@ pub(super) struct World {
     /// Gates of deliveries, in order.
     pub gates: Vec<Gate>,
     pub replies: Vec<(u64, CorrelationId, Reply)>,
+    /// Gates of replies, in order.
+    pub reply_gates: Vec<Gate>,
     /// Loads that were asked for.
     pub loads: Vec<Effect>,
     /// Messages whose bytes do not match their checksums.
@@ -85,6 +91,7 @@ impl World {
             got: Vec::new(),
             gates: Vec::new(),
             replies: Vec::new(),
+            reply_gates: Vec::new(),
             loads: Vec::new(),
             damaged: BTreeSet::new(),
             answers: VecDeque::new(),
@@ -187,6 +194,9 @@ impl World {
             match effect {
                 Effect::Append(append) => {
                     assert_eq!(append.index, self.last().next(), "frames are dense");
+                    let mut events = Vec::new();
+                    encode_all(&append.events, &mut events);
+                    assert!(events.len() <= 64 << 10, "a frame fits the smallest segment");
                     for batch in &append.batches {
                         self.stored.insert((batch.partition, batch.base), batch.bytes.clone());
                     }
@@ -194,6 +204,7 @@ impl World {
                 }
                 Effect::Reply { connection, correlation, reply, gate } => {
                     self.check_gate(gate);
+                    self.reply_gates.push(gate);
                     self.replies.push((connection.0, correlation, reply));
                 }
                 Effect::Deliver(deliver) => {
@@ -284,7 +295,9 @@ impl World {
         }
         let mut builder = BatchBuilder::new();
         let body = Bytes::copy_from_slice(message.body);
-        builder.push(&Message { id: message.entry.id, headers, body, ..Message::default() }).unwrap();
+        builder
+            .push(&Message { id: message.entry.id, headers, body, ..Message::default() })
+            .unwrap();
         Some(builder.finish(self.now.wall))
     }
 
@@ -451,8 +464,17 @@ impl World {
         let queue = self.engine.deliveries().queues.get(&id)?;
         let epoch = self.engine.state().start_epoch();
         let (ready, delayed) = queue.ready.ranges();
-        let leases = queue.in_flight.leases().map(|(offset, counter)| (offset, Fence { epoch, counter }));
+        let leases =
+            queue.in_flight.leases().map(|(offset, counter)| (offset, Fence { epoch, counter }));
         Some(Places { front: queue.window.front(), ready, delayed, leases: leases.collect() })
+    }
+
+    /// How many messages of subscription `s` a connection holds.
+    pub(super) fn leases_of(&self, connection: u64) -> usize {
+        let queue = self.engine.deliveries().queues.get(&self.durable().id);
+        let held =
+            queue.into_iter().flat_map(|queue| queue.in_flight.held_by(ConnectionId(connection)));
+        held.sum()
     }
 
     /// The durable part of subscription `s` of topic `t`.
@@ -468,7 +490,9 @@ impl World {
     /// Sizes of the messages of a partition from an offset on, as credit counts them.
     pub(super) fn sizes_from(&self, partition: PartitionId, from: u64) -> Vec<u64> {
         let mut sizes = Vec::new();
-        for ((_, base), batch) in self.stored.range((partition, Offset(from))..(partition, Offset::MAX)) {
+        for ((_, base), batch) in
+            self.stored.range((partition, Offset(from))..(partition, Offset::MAX))
+        {
             assert_eq!(base.0, from + sizes.len() as u64, "offsets are dense");
             let view = BatchView::parse_trusted(batch).unwrap();
             sizes.extend(view.entries().map(|e| e.bytes().len() as u64 + u64::from(e.body_len)));
@@ -493,7 +517,7 @@ pub(super) fn offsets(got: &[Got]) -> Vec<u64> {
     got.iter().map(|got| got.offset).collect()
 }
 
-fn runs(got: &[Got]) -> Vec<DeliveryRun> {
+pub(super) fn runs(got: &[Got]) -> Vec<DeliveryRun> {
     let mut runs: Vec<DeliveryRun> = Vec::new();
     for one in got {
         let next = |run: &DeliveryRun| {

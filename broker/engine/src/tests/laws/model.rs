@@ -2,7 +2,7 @@
 
 use crate::State;
 use crate::effect::Append;
-use crate::event::Event;
+use crate::event::{Event, Published, SubscriptionCreated};
 use posthouse_protocol::settings::Retention;
 use posthouse_protocol::{LogIndex, Offset, PartitionId, SubscriptionId, TopicId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,30 +70,11 @@ impl Model {
                 self.topics.remove(&event.id);
                 self.subscriptions.retain(|_, subscription| subscription.topic != event.id);
             }
-            Event::SubscriptionCreated(event) => {
-                let topic = self.topics.get(&event.topic).expect("a topic");
-                let from = event.start.0;
-                let unsettled = topic.present.range(from..).copied().collect();
-                let subscription = Subscription { topic: event.topic, unsettled };
-                self.subscriptions.insert(event.id, subscription);
-            }
+            Event::SubscriptionCreated(event) => self.subscription_created(event),
             Event::SubscriptionDeleted(event) => {
                 self.subscriptions.remove(&event.id);
             }
-            Event::Published(event) => {
-                let topic = self.topics.get_mut(&event.topic).expect("a topic");
-                assert_eq!(topic.next, event.base.0, "offsets are dense and never given again");
-                let offsets = topic.next..topic.next + u64::from(event.count);
-                topic.next = offsets.end;
-                topic.ever_written |= event.written;
-                topic.present.extend(offsets.clone());
-                self.batches.insert((event.topic, event.base), (index, event.written));
-                for subscription in self.subscriptions.values_mut() {
-                    if subscription.topic == event.topic {
-                        subscription.unsettled.extend(offsets.clone());
-                    }
-                }
-            }
+            Event::Published(event) => self.published(index, event),
             Event::Settled(event) => {
                 for run in &event.runs {
                     for offset in run.first.0..run.first.0 + run.count {
@@ -115,6 +96,27 @@ impl Model {
             | Event::Rejected(_) => {}
         }
         self.release();
+    }
+
+    fn subscription_created(&mut self, event: &SubscriptionCreated) {
+        let topic = self.topics.get(&event.topic).expect("a topic");
+        let unsettled = topic.present.range(event.start.0..).copied().collect();
+        self.subscriptions.insert(event.id, Subscription { topic: event.topic, unsettled });
+    }
+
+    fn published(&mut self, index: LogIndex, event: &Published) {
+        let topic = self.topics.get_mut(&event.topic).expect("a topic");
+        assert_eq!(topic.next, event.base.0, "offsets are dense and never given again");
+        let offsets = topic.next..topic.next + u64::from(event.count);
+        topic.next = offsets.end;
+        topic.ever_written |= event.written;
+        topic.present.extend(offsets.clone());
+        self.batches.insert((event.topic, event.base), (index, event.written));
+        for subscription in self.subscriptions.values_mut() {
+            if subscription.topic == event.topic {
+                subscription.unsettled.extend(offsets.clone());
+            }
+        }
     }
 
     fn topic(&mut self, id: TopicId) -> &mut Topic {
@@ -165,7 +167,9 @@ impl Model {
         for offset in expected.unsettled.iter().copied().map(Offset) {
             assert!(!found.is_settled(offset), "{offset} of {id} is not settled");
         }
-        let places = found.handed_in(Offset::ZERO..Offset::MAX).flat_map(|(part, _)| part.start.0..part.end.0);
+        let places = found
+            .handed_in(Offset::ZERO..Offset::MAX)
+            .flat_map(|(part, _)| part.start.0..part.end.0);
         let places: BTreeSet<u64> = places.collect();
         assert!(places.is_subset(&expected.unsettled), "only unsettled messages are handed out");
         for offset in found.failures.keys().chain(found.rejected.keys()) {

@@ -9,8 +9,8 @@ use posthouse_protocol::settings::{
     Durability, Mode, Overflow, Position, Retention, SubscriptionSettings, TopicSettings,
 };
 use posthouse_protocol::{
-    ConsumerId, CorrelationId, Fence, LogIndex, Name, Offset, Reply, Sequence, SubscriptionId,
-    TopicId,
+    ConsumerId, CorrelationId, Fence, LogIndex, Name, Offset, Reply, Request, Sequence,
+    SubscriptionId, TopicId,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -24,12 +24,7 @@ pub(super) enum Step {
     Repeat { sender: usize, back: usize },
     BreakChain { topic: usize, sender: usize },
     OpenProducer { sender: usize },
-    CreateTopic { topic: usize, kind: u8 },
-    AlterTopic { topic: usize, kind: u8 },
-    DeleteTopic { topic: usize },
-    PurgeTopic { topic: usize },
-    CreateSubscription { topic: usize, subscription: usize, kind: u8 },
-    DeleteSubscription { topic: usize, subscription: usize },
+    Catalog(CatalogStep),
     Subscribe { connection: u64, topic: usize, subscription: usize },
     Credit { connection: u64, topic: usize, subscription: usize, more: u64, taken: u64 },
     Unsubscribe { connection: u64, topic: usize, subscription: usize },
@@ -49,7 +44,7 @@ pub(super) enum Step {
 pub(super) fn step() -> impl Strategy<Value = Step> {
     let (topic, subscription, sender) = (0..TOPICS, 0..SUBSCRIPTIONS, 0..3_usize);
     let place = (topic.clone(), subscription.clone());
-    let reader = (1_u64..4, topic.clone(), subscription.clone());
+    let reader = (1_u64..4, topic.clone(), subscription);
     prop_oneof![
         12 => (topic.clone(), sender.clone(), 1..5_usize)
             .prop_map(|(topic, sender, count)| Step::Publish { topic, sender, count }),
@@ -58,15 +53,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => (topic.clone(), sender.clone())
             .prop_map(|(topic, sender)| Step::BreakChain { topic, sender }),
         1 => sender.prop_map(|sender| Step::OpenProducer { sender }),
-        3 => (topic.clone(), 0..6_u8).prop_map(|(topic, kind)| Step::CreateTopic { topic, kind }),
-        1 => (topic.clone(), 0..6_u8).prop_map(|(topic, kind)| Step::AlterTopic { topic, kind }),
-        1 => topic.clone().prop_map(|topic| Step::DeleteTopic { topic }),
-        1 => topic.clone().prop_map(|topic| Step::PurgeTopic { topic }),
-        4 => (place.clone(), 0..4_u8).prop_map(|((topic, subscription), kind)| {
-            Step::CreateSubscription { topic, subscription, kind }
-        }),
-        1 => place.clone()
-            .prop_map(|(topic, subscription)| Step::DeleteSubscription { topic, subscription }),
+        12 => catalog_step().prop_map(Step::Catalog),
         5 => reader.clone().prop_map(|(connection, topic, subscription)| {
             Step::Subscribe { connection, topic, subscription }
         }),
@@ -93,6 +80,32 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::AnswerLoads),
         4 => Just(Step::Catch),
         2 => (any::<bool>(), 0..6_u64).prop_map(|(clean, extra)| Step::Restart { clean, extra }),
+    ]
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum CatalogStep {
+    CreateTopic { topic: usize, kind: u8 },
+    AlterTopic { topic: usize, kind: u8 },
+    DeleteTopic { topic: usize },
+    PurgeTopic { topic: usize },
+    CreateSubscription { topic: usize, subscription: usize, kind: u8 },
+    DeleteSubscription { topic: usize, subscription: usize },
+}
+
+fn catalog_step() -> impl Strategy<Value = CatalogStep> {
+    let topic = 0..TOPICS;
+    let place = (0..TOPICS, 0..SUBSCRIPTIONS);
+    prop_oneof![
+        3 => (topic.clone(), 0..6_u8).prop_map(|(topic, kind)| CatalogStep::CreateTopic { topic, kind }),
+        1 => (topic.clone(), 0..6_u8).prop_map(|(topic, kind)| CatalogStep::AlterTopic { topic, kind }),
+        1 => topic.clone().prop_map(|topic| CatalogStep::DeleteTopic { topic }),
+        1 => topic.prop_map(|topic| CatalogStep::PurgeTopic { topic }),
+        4 => (place.clone(), 0..4_u8).prop_map(|((topic, subscription), kind)| {
+            CatalogStep::CreateSubscription { topic, subscription, kind }
+        }),
+        1 => place
+            .prop_map(|(topic, subscription)| CatalogStep::DeleteSubscription { topic, subscription }),
     ]
 }
 
@@ -135,32 +148,7 @@ impl Run {
             Step::Repeat { sender, back } => self.repeat(sender, back),
             Step::BreakChain { topic, sender } => self.break_chain(topic, sender),
             Step::OpenProducer { sender } => self.open_producer(sender),
-            Step::CreateTopic { topic, kind } => {
-                let (topic, settings) = (topic_name(topic), topic_settings(kind));
-                self.shell.send(ALICE, message::TopicCreate { topic, settings });
-            }
-            Step::AlterTopic { topic, kind } => {
-                let (topic, settings) = (topic_name(topic), topic_settings(kind));
-                self.shell.send(ALICE, message::TopicAlter { topic, settings });
-            }
-            Step::DeleteTopic { topic } => {
-                self.shell.send(ALICE, message::TopicDelete { topic: topic_name(topic) });
-            }
-            Step::PurgeTopic { topic } => {
-                self.shell.send(ALICE, message::TopicPurge { topic: topic_name(topic) });
-            }
-            Step::CreateSubscription { topic, subscription, kind } => {
-                let start = if kind == 3 { Position::Latest } else { Position::Earliest };
-                let settings = subscription_settings(kind);
-                let (topic, subscription) = (topic_name(topic), subscription_name(subscription));
-                let create =
-                    message::SubscriptionCreate { topic, subscription, settings, start };
-                self.shell.send(ALICE, create);
-            }
-            Step::DeleteSubscription { topic, subscription } => {
-                let (topic, subscription) = (topic_name(topic), subscription_name(subscription));
-                self.shell.send(ALICE, message::SubscriptionDelete { topic, subscription });
-            }
+            Step::Catalog(ref step) => self.catalog_step(step),
             Step::Subscribe { connection, topic, subscription } => {
                 let consumer = consumer(topic, subscription);
                 let (topic, subscription) = (topic_name(topic), subscription_name(subscription));
@@ -216,12 +204,41 @@ impl Run {
         }
     }
 
+    fn catalog_step(&mut self, step: &CatalogStep) {
+        let request: Request = match *step {
+            CatalogStep::CreateTopic { topic, kind } => {
+                let (topic, settings) = (topic_name(topic), topic_settings(kind));
+                message::TopicCreate { topic, settings }.into()
+            }
+            CatalogStep::AlterTopic { topic, kind } => {
+                let (topic, settings) = (topic_name(topic), topic_settings(kind));
+                message::TopicAlter { topic, settings }.into()
+            }
+            CatalogStep::DeleteTopic { topic } => {
+                message::TopicDelete { topic: topic_name(topic) }.into()
+            }
+            CatalogStep::PurgeTopic { topic } => {
+                message::TopicPurge { topic: topic_name(topic) }.into()
+            }
+            CatalogStep::CreateSubscription { topic, subscription, kind } => {
+                let start = if kind == 3 { Position::Latest } else { Position::Earliest };
+                let settings = subscription_settings(kind);
+                let (topic, subscription) = (topic_name(topic), subscription_name(subscription));
+                message::SubscriptionCreate { topic, subscription, settings, start }.into()
+            }
+            CatalogStep::DeleteSubscription { topic, subscription } => {
+                let (topic, subscription) = (topic_name(topic), subscription_name(subscription));
+                message::SubscriptionDelete { topic, subscription }.into()
+            }
+        };
+        self.shell.send(ALICE, request);
+    }
+
     fn publish(&mut self, topic: usize, sender: usize, count: usize) {
         let topic = self.topic(topic);
         let request = self.senders[sender].next(topic);
         self.published += 1;
-        let bodies: Vec<String> =
-            (0..count).map(|at| format!("{}.{at}", self.published)).collect();
+        let bodies: Vec<String> = (0..count).map(|at| format!("{}.{at}", self.published)).collect();
         let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
         self.send(sender, request, batch_of(&bodies));
     }
@@ -271,12 +288,12 @@ impl Run {
     fn delivered(&self, back: usize, part: u8) -> Option<(SubscriptionId, Vec<DeliveryRun>)> {
         let deliver = self.shell.deliveries.iter().rev().nth(back)?;
         let runs = deliver.runs.iter().map(|run| {
-            let skipped = u64::from(part & 3).min(u64::from(run.count) - 1);
-            let counter = run.fence_counter + skipped;
+            let skipped = u32::from(part & 3).min(run.count - 1);
+            let counter = run.fence_counter + u64::from(skipped);
             let fence = Fence { epoch: deliver.fence_epoch, counter };
-            let left = run.count - skipped as u32;
+            let left = run.count - skipped;
             let count = if part & 4 == 0 { left } else { 1 };
-            DeliveryRun { first: run.first.plus(skipped), fence, count }
+            DeliveryRun { first: run.first.plus(u64::from(skipped)), fence, count }
         });
         Some((deliver.subscription, runs.collect()))
     }
@@ -348,7 +365,7 @@ impl Run {
 }
 
 fn consumer(topic: usize, subscription: usize) -> ConsumerId {
-    ConsumerId((topic * SUBSCRIPTIONS + subscription) as u32 + 1)
+    ConsumerId(u32::try_from(topic * SUBSCRIPTIONS + subscription).unwrap() + 1)
 }
 
 fn topic_name(topic: usize) -> Name {

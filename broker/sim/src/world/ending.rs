@@ -1,0 +1,94 @@
+//! The end of a run: heal, restart, let everybody finish, look at everything once more, judge.
+
+use super::{Trouble, World};
+use super::lives::Death;
+use crate::client::{Client, Phase};
+use crate::client::consumer::Consumer;
+use crate::client::reader::Reader;
+use crate::plan::Plan;
+use posthouse_checker::history::{self, Event};
+use posthouse_checker::{Expectations, Report, check};
+use posthouse_protocol::settings::Mode;
+use posthouse_storage::fs::faults::Fault;
+
+impl World {
+    pub(super) fn end(&mut self) -> Result<Report, String> {
+        self.heal();
+        let produce = |world: &Self| world.clients.iter().all(|client| client.has_sent());
+        self.quietly(produce)?;
+        self.phase = Phase::Finish;
+        self.quietly(|world| {
+            world.clients.iter().all(|client| client.is_done()) && world.admin.is_done()
+        })?;
+        self.read_everything()?;
+        self.drain_everything()?;
+        let expectations = Expectations { unknown_percent_max: 90, ..Expectations::SUITE };
+        Ok(check(&self.history, &expectations))
+    }
+
+    fn heal(&mut self) {
+        self.phase = Phase::Flush;
+        self.die(Death::Kill);
+        self.trouble = Trouble::default();
+        self.tap.faults.plan(u64::MAX, Fault::PowerLoss);
+        self.tap.disk().set_capacity(u64::MAX);
+    }
+
+    fn read_everything(&mut self) -> Result<(), String> {
+        let mut names = Vec::new();
+        for wanted in Plan::topics() {
+            names.push(wanted.topic.to_owned());
+            let queues = wanted.subscriptions.iter();
+            let queues = queues.filter(|(_, settings)| settings.mode == Mode::Queue);
+            names.extend(queues.map(|(queue, _)| format!("{}.{queue}.dead", wanted.topic)));
+        }
+        self.admin.describe(names.clone());
+        self.quietly(|world| world.admin.is_done())?;
+        for topic in names {
+            let Some(id) = self.admin.topics.get(&topic).map(|info| info.id) else { continue };
+            self.last_look(&topic, None);
+            self.join(|client| Box::new(Reader::last(client, (id, topic))));
+        }
+        self.quietly(|world| world.clients.iter().all(|client| client.is_done()))
+    }
+
+    fn drain_everything(&mut self) -> Result<(), String> {
+        let queues: Vec<(&str, &str)> = Plan::topics()
+            .into_iter()
+            .flat_map(|wanted| {
+                let queues = wanted.subscriptions.into_iter();
+                let queues = queues.filter(|(_, settings)| settings.mode == Mode::Queue);
+                queues.map(move |(queue, _)| (wanted.topic, queue))
+            })
+            .collect();
+        for (topic, queue) in &queues {
+            self.last_look(topic, Some(queue));
+            self.join(|client| {
+                Box::new(Consumer::new(client, (*topic).to_owned(), (*queue).to_owned(), true))
+            });
+        }
+        for _ in 0..400 {
+            for _ in 0..100 {
+                self.step()?;
+            }
+            queues.iter().for_each(|(topic, queue)| self.admin.look_at(topic, queue));
+            self.quietly(|world| world.admin.is_done())?;
+            let is_empty = |(topic, queue): &(&str, &str)| {
+                let key = ((*topic).to_owned(), (*queue).to_owned());
+                self.admin.subscriptions.get(&key).is_some_and(|info| info.backlog == 0)
+            };
+            if queues.iter().all(is_empty) {
+                return self.quietly(|world| world.clients.iter().all(|client| client.is_done()));
+            }
+        }
+        Err("a queue is never empty".to_owned())
+    }
+
+    fn last_look(&mut self, topic: &str, subscription: Option<&str>) {
+        self.history.push(Event::Final(history::Final {
+            t: history::Time(self.now),
+            topic: topic.to_owned(),
+            subscription: subscription.map(str::to_owned),
+        }));
+    }
+}
