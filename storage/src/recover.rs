@@ -257,6 +257,12 @@ impl Commit<'_> {
         } else {
             None
         };
+        // Where the journal goes on: the next recovery must know that this segment is in use, even
+        // if its first frame is damaged then.
+        let unused = |entry: &&mut SegmentEntry| entry.base.is_none() && entry.end.is_none();
+        if let Some(entry) = next.journal.iter_mut().find(unused) {
+            entry.base = Some(self.from.next);
+        }
         let commit = |manifest: &mut Manifest| {
             next.generation = manifest.generation;
             *manifest = next;

@@ -94,7 +94,7 @@ fn ruin(disk: &SimFs, older: &SimFs, dice: &mut Dice) {
     let names = disk.all_names();
     let pick = |dice: &mut Dice| {
         let at = dice.below(names.len() as u64);
-        names.iter().nth(usize::try_from(at).unwrap()).unwrap().clone()
+        names.get(usize::try_from(at).unwrap()).unwrap().clone()
     };
     let name = pick(dice);
     let Some(mut bytes) = disk.contents(&name) else { return };

@@ -25,18 +25,36 @@ const Q: PartitionId = PartitionId(4);
 
 #[test]
 fn every_flipped_byte_of_the_last_segment_is_noticed_and_costs_only_what_it_hit() {
-    let fixture = Fixture::new(&frames(8));
+    let noticed = flip_every_byte(&Fixture::new(&frames(8)), usize::MAX);
+    assert!(noticed > 2_000, "noticed={noticed}");
+}
+
+#[test]
+fn every_flipped_byte_is_noticed_in_the_segment_of_a_second_start() {
+    let noticed = flip_every_byte(&Fixture::of_two_starts(&frames(8)), usize::MAX);
+    assert!(noticed > 1_000, "noticed={noticed}");
+}
+
+#[test]
+fn every_flipped_byte_is_noticed_at_the_front_of_a_segment_just_rolled_into() {
+    let noticed = flip_every_byte(&Fixture::new(&frames(120)), 400);
+    assert!(noticed > 700, "noticed={noticed}");
+}
+
+/// Flips every byte of the last segment, but no more than `most` of its frames; gives how often
+/// that was noticed.
+fn flip_every_byte(fixture: &Fixture, most: usize) -> u32 {
     let name = fixture.last_segment();
     let bytes = fixture.disk.contents(&name).unwrap();
-    let layout = Layout::of(&fixture, &bytes);
+    let layout = Layout::of(fixture, &bytes);
     let mut dice = Dice::new(1);
     let mut noticed = 0;
     // The header's zeros are many and alike.
     let header = (0..HEADER_LEN).filter(|at| *at < 128 || at % 64 == 0);
-    for at in header.chain(HEADER_LEN..layout.end) {
+    for at in header.chain((HEADER_LEN..layout.end).take(most)) {
         for flip in [0xFF, 1 << dice.below(8)] {
             let mut damaged = bytes.clone();
-            damaged[at] ^= flip;
+            damaged.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= flip);
             let disk = fixture.copy();
             disk.overwrite(&name, damaged);
 
@@ -56,7 +74,7 @@ fn every_flipped_byte_of_the_last_segment_is_noticed_and_costs_only_what_it_hit(
             noticed += u32::from(report.is_damaged());
         }
     }
-    assert!(noticed > 2_000, "noticed={noticed}");
+    noticed
 }
 
 #[test]
@@ -393,6 +411,18 @@ impl Fixture {
         store.journal.mark(Timestamp(9)).unwrap();
         store.journal.sync().unwrap();
         Self { disk, ..fixture }
+    }
+
+    /// Half of the frames come from an earlier start.
+    fn of_two_starts(frames: &[FrameDraft]) -> Self {
+        let disk = SimFs::new();
+        let (earlier, later) = frames.split_at(frames.len() / 2);
+        write(&mut open(&disk), earlier);
+        let mut store = open(&disk);
+        write(&mut store, later);
+        store.journal.mark(Timestamp(9)).unwrap();
+        store.journal.sync().unwrap();
+        Self { disk, frames: frames.to_vec() }
     }
 
     /// All frames are durable, and nothing says so of the last.

@@ -72,8 +72,8 @@ pub struct Expectations {
     pub at_least: Counts,
     /// At most so many percent of publishes and settlements may have an unknown outcome.
     pub unknown_percent_max: u8,
-    /// Whether every topic with an acknowledged publish must have a [`crate::history::Final`] look,
-    /// of itself or of all its declared queue subscriptions.
+    /// Whether every topic with an acknowledged publish must have a [`crate::history::Final`] look:
+    /// at each of its declared queue subscriptions, or at itself if it has none.
     pub final_looks: bool,
 }
 

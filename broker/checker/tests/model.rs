@@ -65,6 +65,7 @@ fn every_lie_is_caught_and_called_by_its_name() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "what is measured is the time of day")]
 fn million_events_take_seconds() {
     let events = record(1, 1_150_000, Bug::None);
     let at_least = Counts {
@@ -78,7 +79,9 @@ fn million_events_take_seconds() {
     };
     let start = Instant::now();
     let report = check(&events, &Expectations { at_least, ..Expectations::SUITE });
-    println!("{} events in {:?}\n{report}", events.len(), start.elapsed());
+    let took = start.elapsed();
+    println!("{} events in {took:?}\n{report}", events.len());
     assert_eq!(report.verdict(), Verdict::Valid, "{report}");
     assert!(events.len() >= 1_000_000, "only {} events", events.len());
+    assert!(took.as_secs() < 60, "{took:?}, even though this machine may be busy");
 }

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn line_longer_than_a_message_is_named() {
-        let input = io::Read::chain(&b"short\n"[..], io::repeat(b'x'));
+        let input = Read::chain(&b"short\n"[..], io::repeat(b'x'));
         let mut reader = LineReader::new(input);
         let mut lines = reader.next_lines();
         while lines.is_ok() {

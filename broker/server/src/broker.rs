@@ -272,13 +272,14 @@ fn give_up(ready: Ready, error: StartError) -> Exit {
 }
 
 /// Closes the journal, if it can still be trusted, and lets the checkpointer end.
-fn finish(core: Core, checkpoints: CheckpointThread, ended: Result<(), Exit>) -> Exit {
+fn finish(mut core: Core, checkpoints: CheckpointThread, ended: Result<(), Exit>) -> Exit {
     if let Err(exit) = ended {
         tracing::error!(%exit, "stopping at once");
         checkpoints.abandon();
         return exit;
     }
-    let closed = checkpoints.finish().and_then(|()| core.close());
+    let finished = core.finish_segment();
+    let closed = finished.and_then(|()| checkpoints.finish()).and_then(|()| core.close());
     match closed {
         Ok(()) => Exit::Clean,
         Err(exit) => exit,

@@ -123,6 +123,15 @@ impl Core {
         }
     }
 
+    /// Ends the segment that is being written, so that everything can be folded.
+    ///
+    /// # Errors
+    ///
+    /// [`Exit`] if the disk failed.
+    pub(crate) fn finish_segment(&mut self) -> Result<(), Exit> {
+        self.shell.finish_segment()
+    }
+
     /// Ends the journal cleanly.
     ///
     /// # Errors

@@ -338,6 +338,18 @@ impl<O: Outlet> Shell<O> {
         }
     }
 
+    /// Ends the segment that is being written, so that the checkpointer can fold everything before
+    /// [`Self::close`].
+    ///
+    /// # Errors
+    ///
+    /// [`Exit`] if the disk failed.
+    pub fn finish_segment(&mut self) -> Result<(), Exit> {
+        self.room.shared.request_roll();
+        self.journal.roll_if_requested().map_err(disk)?;
+        self.journal.sync().map_err(disk).map(drop)
+    }
+
     /// Ends the journal cleanly.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ impl Plan {
         let light = light.get(dice.index(light.len())).copied().unwrap_or(1 << 20);
         Self {
             seed,
-            steps: dice.between(3_000, 9_000),
+            steps: dice.between(4_000, 12_000),
             faults: dice.between(20, 120),
             sampling: Sampling::default(),
             segment_bytes: if is_heavy { 1 << 20 } else { light },

@@ -44,6 +44,8 @@ struct Run {
     held: Bits,
     since: Instant,
     ends_at: Instant,
+    /// Whether half of the last lease that there can be is over.
+    is_final: bool,
     /// Deliveries that the application has prolonged beyond `ends_at`, by position.
     longer: BTreeMap<u32, Instant>,
 }
@@ -76,7 +78,8 @@ impl Leases {
         self.next = RunNumber(number.0 + 1);
         let ends_at = now + self.terms.lease.min(self.terms.lease_max);
         let held = Bits::first(count);
-        let run = Run { first, fence, held, since: now, ends_at, longer: BTreeMap::new() };
+        let longer = BTreeMap::new();
+        let run = Run { first, fence, held, since: now, ends_at, is_final: false, longer };
         self.due.extend(run.due_at(&self.terms).map(|at| (at, number)));
         self.runs.insert(number, run);
         number
@@ -130,9 +133,9 @@ impl Leases {
         prolonged
     }
 
-    /// Whether a run has become as old as a lease can be.
-    pub(crate) fn is_at_end(&self, number: RunNumber, now: Instant) -> bool {
-        self.runs.get(&number).is_none_or(|run| run.ends_at <= now)
+    /// Whether a run's leases are about to end for good.
+    pub(crate) fn is_final(&self, number: RunNumber) -> bool {
+        self.runs.get(&number).is_some_and(|run| run.is_final)
     }
 
     /// The connection is gone and all leases with it.
@@ -143,15 +146,19 @@ impl Leases {
 }
 
 impl Run {
-    /// Half a lease before the end; never again once the lease cannot become longer.
+    /// Half a lease before the end.
     fn due_at(&self, terms: &Terms) -> Option<Instant> {
-        let can_be_longer = self.ends_at < self.since + terms.lease_max;
         let at = self.ends_at.checked_sub(terms.lease / 2).unwrap_or(self.since);
-        can_be_longer.then_some(at)
+        (!self.is_final).then_some(at)
     }
 
     fn prolong(&mut self, now: Instant, terms: &Terms, prolonged: &mut Vec<DeliveryRun>) {
-        let ends_at = (now + terms.lease).min(self.since + terms.lease_max);
+        let ends_at_last = self.since + terms.lease_max;
+        if self.ends_at >= ends_at_last {
+            self.is_final = true;
+            return;
+        }
+        let ends_at = (now + terms.lease).min(ends_at_last);
         self.ends_at = ends_at;
         // Asking for those that the application has prolonged further would shorten their lease.
         self.longer.retain(|_, until| *until > ends_at);
@@ -222,14 +229,18 @@ mod tests {
     #[test]
     fn lease_is_prolonged_at_half_its_length_up_to_its_longest() {
         let (mut leases, start) = leases(30, 60);
-        leases.add(Offset(5), fence(9), 2, start);
+        let number = leases.add(Offset(5), fence(9), 2, start);
 
         assert_eq!(leases.next_due(), Some(start + 15 * SECOND));
         assert_eq!(leases.prolong_due(start + 14 * SECOND), []);
         assert_eq!(leases.prolong_due(start + 15 * SECOND), [run(5, 9, 2)]);
         assert_eq!(leases.next_due(), Some(start + 30 * SECOND));
         assert_eq!(leases.prolong_due(start + 30 * SECOND), [run(5, 9, 2)]);
+        assert_eq!(leases.next_due(), Some(start + 45 * SECOND));
+        assert!(!leases.is_final(number));
+        assert_eq!(leases.prolong_due(start + 45 * SECOND), []);
         assert_eq!(leases.next_due(), None);
+        assert!(leases.is_final(number));
     }
 
     #[test]

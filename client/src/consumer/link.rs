@@ -272,7 +272,7 @@ impl Link {
         }
         let (held, _) = self.shared.unsettled();
         let mut left = held;
-        for group in self.shared.take_settlements() {
+        for group in self.shared.take_over() {
             left += count(&group);
             group.outcomes.set(Err(SettleError::Closed { outcome: Outcome::Definite }));
         }

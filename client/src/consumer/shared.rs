@@ -8,13 +8,13 @@ use super::credit::{Amount, Credit, Totals};
 use super::delivery::{Delivery, Ticket};
 use super::leases::{Leases, Terms};
 use super::settlements::{Action, Group, Outcomes, Settlements};
-use crate::error::ConsumeError;
+use crate::error::{ConsumeError, SettleError};
 use crate::lock::lock;
 use crate::mailbox::{Mail, Mailbox};
 use crate::record::Record;
 use bytes::Bytes;
 use posthouse_protocol::message::{Deliver, DeliveryRun, Verdict};
-use posthouse_protocol::{ConsumerId, DecodeError, Name};
+use posthouse_protocol::{ConsumerId, DecodeError, Name, Outcome};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -44,6 +44,8 @@ struct State {
     /// Whether the driver knows that there is something to look at.
     is_announced: bool,
     is_dropped: bool,
+    /// Whether the driver has ended: nothing is sent any more.
+    is_over: bool,
 }
 
 /// Whether and how the stream of deliveries ends.
@@ -90,6 +92,7 @@ impl Shared {
             subscribing: 0,
             is_announced: false,
             is_dropped: false,
+            is_over: false,
         };
         Self { id, topic, subscription, mailbox, state: Mutex::new(state) }
     }
@@ -119,6 +122,11 @@ impl Shared {
     /// Decides what becomes of a delivery, or prolongs its lease.
     pub(super) fn act(&self, ticket: &Ticket, action: Action) -> Arc<Outcomes> {
         let mut state = lock(&self.state);
+        if state.is_over {
+            let outcomes = Outcomes::new();
+            outcomes.set(Err(SettleError::Closed { outcome: Outcome::Definite }));
+            return Arc::new(outcomes);
+        }
         let is_fresh = ticket.subscribing == state.subscribing;
         if action.is_settlement() && is_fresh {
             state.credit.settle(ticket.bytes);
@@ -217,9 +225,7 @@ impl Shared {
         let mut state = lock(&self.state);
         state.is_announced = false;
         let prolonged = state.leases.prolong_due(now);
-        if !prolonged.is_empty() {
-            state.release_overdue(now);
-        }
+        state.release_overdue();
         Work {
             groups: if wanted.settlements { state.settlements.take() } else { Vec::new() },
             prolonged,
@@ -267,9 +273,11 @@ impl Shared {
         !lock(&self.state).settlements.is_empty()
     }
 
-    /// Takes what will not be sent any more.
-    pub(crate) fn take_settlements(&self) -> Vec<Group> {
-        lock(&self.state).settlements.take()
+    /// Nothing is sent any more; takes what would have been.
+    pub(crate) fn take_over(&self) -> Vec<Group> {
+        let mut state = lock(&self.state);
+        state.is_over = true;
+        state.settlements.take()
     }
 }
 
@@ -302,11 +310,11 @@ impl State {
         }
     }
 
-    /// Gives back, uncounted, what the application has not taken while its lease became as long as
-    /// it can be; left alone it would count as failed.
-    fn release_overdue(&mut self, now: Instant) {
+    /// Gives back, uncounted, what the application has not taken in the longest time that a lease
+    /// can last; left alone it would count as failed.
+    fn release_overdue(&mut self) {
         while let Some(front) = self.arrived.front_mut() {
-            if !self.leases.is_at_end(front.run, now) {
+            if !self.leases.is_final(front.run) {
                 return;
             }
             let (record, at) = front.take();

@@ -9,7 +9,7 @@ use crate::frame::FrameKey;
 use crate::fs::{File, Fs};
 use crate::manifest::{Manifest, SegmentEntry};
 use crate::names::{FileId, FileKind, FileName, LOCK, MANIFEST, ORPHANS};
-use crate::segment::{Header, Scanner};
+use crate::segment::{HEADER_LEN, Header, Scanner};
 use std::io;
 use std::sync::Arc;
 
@@ -103,7 +103,7 @@ fn unnamed_segment(
     id: FileId,
 ) -> io::Result<Option<(SegmentEntry, bool)>> {
     let mut bytes = Vec::new();
-    read_past_cache(file, &mut bytes)?;
+    read_past_cache(file, u64::MAX, &mut bytes)?;
     let Ok(header) = Header::decode(&bytes) else {
         return Ok(None);
     };
@@ -123,7 +123,7 @@ pub(crate) fn segment_headers(fs: &dyn Fs) -> io::Result<Vec<Header>> {
             continue;
         }
         let mut bytes = Vec::new();
-        read_past_cache(&*fs.open(&name)?, &mut bytes)?;
+        read_past_cache(&*fs.open(&name)?, HEADER_LEN as u64, &mut bytes)?;
         if let Ok(header) = Header::decode(&bytes)
             && header.id == parsed.id
         {
@@ -142,13 +142,13 @@ pub(crate) fn open_if_there(fs: &dyn Fs, name: FileName) -> io::Result<Option<Ar
     }
 }
 
-/// Reads all of `file` as the disk has it. Pieces that cannot be read come as zeros: no frame has
+/// Reads `file`, or its first `most` bytes, as the disk has it. Pieces that cannot be read come as zeros: no frame has
 /// that content, so they count as damaged.
-pub(crate) fn read_past_cache(file: &dyn File, bytes: &mut Vec<u8>) -> io::Result<()> {
+pub(crate) fn read_past_cache(file: &dyn File, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
     if !crate::bugs::planted(crate::bugs::Bug::RecoverThroughCache) {
         file.drop_cache()?;
     }
-    let size = usize::try_from(file.size()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let size = usize::try_from(file.size()?.min(most)).map_err(|_| io::ErrorKind::FileTooLarge)?;
     bytes.resize(size, 0);
     if file.read_at(0, bytes).is_ok() {
         return Ok(());

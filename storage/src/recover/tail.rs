@@ -149,13 +149,13 @@ impl Tail {
         let id = piece.entry.id;
         if self.loaded != Some(id) {
             self.loaded = None;
-            read_past_cache(&*piece.file, &mut self.buffer)
+            // What lies behind the end does not count.
+            let end = piece.entry.end.map_or(u64::MAX, |end| end.position);
+            read_past_cache(&*piece.file, end, &mut self.buffer)
                 .map_err(OpenError::io("reading a segment"))?;
             self.loaded = Some(id);
         }
-        let end = piece.entry.end.map_or(u64::MAX, |end| end.position);
-        let len = usize::try_from(end).unwrap_or(usize::MAX).min(self.buffer.len());
-        let bytes = self.buffer.get(..len).unwrap_or_default();
+        let bytes = self.buffer.as_slice();
         Ok(Some(Content { id, key: FrameKey::new(&piece.entry.salt), bytes }))
     }
 

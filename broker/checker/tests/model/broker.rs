@@ -237,8 +237,9 @@ impl Broker {
             let lease = self.queue.get(offset).and_then(|queued| queued.lease);
             lease.is_some_and(|(_, end)| end <= now)
         };
-        let over: Vec<u64> = self.leased.iter().filter(over).copied().collect();
-        over.into_iter().for_each(|offset| self.fail(offset, now));
+        let mut ended = Vec::new();
+        ended.extend(self.leased.iter().filter(over).copied());
+        ended.into_iter().for_each(|offset| self.fail(offset, now));
         let unsettled = self.queue.keys().next().copied().unwrap_or(self.end);
         self.released = self.released.max(self.cursor.min(unsettled));
     }

@@ -119,6 +119,7 @@ fn prepare(address: &str, record: &Record) {
                 mode: history::Mode::Queue,
                 start: 0,
                 attempts_max,
+                untaken_may_expire: false,
                 lease_ms_max: 600_000,
                 dead_topic: dead_topic.map(str::to_owned),
             }));

@@ -187,6 +187,24 @@ fn cursor_never_brings_released_messages_back() {
 }
 
 #[test]
+fn cursor_that_goes_back_does_not_bring_released_holes_back() {
+    let (mut shell, topic, mut sender) = orders(Durability::Synced);
+    let cursor = stream(&mut shell);
+    let queue = shell.create_subscription("orders", "billing", SubscriptionSettings::default());
+    shell.publish(&mut sender, topic, &["a", "b", "c", "d"]);
+    settle(&mut shell, queue.id, 1..3);
+    save(&mut shell, cursor, 4);
+    assert_eq!(shell.topic("orders").messages, 2);
+
+    save(&mut shell, cursor, 0);
+
+    assert_eq!(shell.subscription("orders", "audit").backlog, 2);
+    let ranges = fetched(&mut shell, topic, Position::Earliest);
+    assert_eq!(ranges, [Offset(0)..Offset(1), Offset(3)..Offset(4)]);
+    shell.check_replay();
+}
+
+#[test]
 fn cursor_beyond_the_end_and_cursor_of_a_queue_are_invalid() {
     let (mut shell, _, _) = orders(Durability::Synced);
     let id = stream(&mut shell);

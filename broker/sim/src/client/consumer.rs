@@ -129,7 +129,8 @@ impl Consumer {
         let unsettled = self.held.len() as u64 + open.granted - open.taken;
         let room = CREDIT_MAX.saturating_sub(unsettled);
         open.granted += around.dice.between(room.min(1), room);
-        open.granted_bytes += around.dice.between(100, 20_000);
+        let bytes_max = if self.is_drain { 2_000_000 } else { 60_000 };
+        open.granted_bytes += around.dice.between(100, bytes_max);
         open.grants.push_back((open.granted, around.now));
         let (consumer, taken) = (open.id, open.taken);
         let credit =

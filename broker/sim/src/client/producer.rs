@@ -174,6 +174,13 @@ impl Producer {
         }
     }
 
+    /// A power loss has taken what this producer was told was `written`: the broker's high-water
+    /// mark lies behind, and only opening again tells where.
+    fn is_chain_broken(&self) -> bool {
+        let front = self.window.front().and_then(|front| front.refused);
+        front == Some(ErrorCode::OutOfSequence)
+    }
+
     /// Sometimes gives up the publish at the front, which is known not to have happened.
     fn give_up(&mut self, around: &mut Surroundings<'_>) {
         let Some(front) = self.window.front() else { return };
@@ -274,10 +281,14 @@ impl Client for Producer {
         let is_waiting =
             self.window.iter().any(|sent| sent.flight.is_none() && !sent.is_accepted);
         if is_waiting {
-            if !is_flying && around.now >= self.resend_at {
-                self.give_up(around);
-                self.resend(around);
+            if is_flying || around.now < self.resend_at {
+                return;
             }
+            if self.is_chain_broken() {
+                return self.open(around);
+            }
+            self.give_up(around);
+            self.resend(around);
         } else if around.phase == Phase::Load && self.budget > 0 {
             let room = WINDOW_MAX.saturating_sub(self.window.len());
             for _ in 0..around.dice.index(room + 1) {
@@ -297,6 +308,8 @@ impl Client for Producer {
         if let Reply::ProducerOpened(opened) = reply {
             assert_eq!(self.opening.take(), Some(to), "an answer to what was asked");
             self.identity = Some((opened.producer, opened.epoch));
+            self.before = opened.last;
+            self.window.iter_mut().for_each(|sent| sent.refused = None);
             return;
         }
         let at = self.window.iter().position(|sent| sent.flight == Some(to));

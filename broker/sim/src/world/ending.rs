@@ -81,7 +81,16 @@ impl World {
                 return self.quietly(|world| world.clients.iter().all(|client| client.is_done()));
             }
         }
-        Err("a queue is never empty".to_owned())
+        let full = self.admin.subscriptions.values().filter(|info| info.backlog > 0);
+        let full: Vec<String> =
+            full.map(|info| format!("{info:?}").chars().take(900).collect()).collect();
+        let clients: Vec<_> = self
+            .clients
+            .iter()
+            .filter(|client| !client.is_done())
+            .map(|client| format!("{client:?}").chars().take(1500).collect::<String>())
+            .collect();
+        Err(format!("a queue is never empty: {full:#?} {clients:#?}"))
     }
 
     fn last_look(&mut self, topic: &str, subscription: Option<&str>) {

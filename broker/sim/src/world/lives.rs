@@ -65,27 +65,36 @@ impl World {
         self.expected = (death == Death::Kill).then_some(live);
         drop(host);
         self.part();
+        match death {
+            Death::Kill => self.faults.kills += 1,
+            Death::PowerLoss => self.faults.power_losses += 1,
+        }
+        self.lose(death);
+        self.now += 1_000;
+        self.restart_at = self.now + self.dice.between(1_000_000, 60_000_000);
+    }
+
+    /// What a death does to the disk, and to the promises.
+    fn lose(&mut self, death: Death) {
+        // A sync that failed has lost what it was to write, whatever happens afterwards.
+        let is_lossy = death == Death::PowerLoss
+            || self.trouble.syncs_fail
+            || self.tap.faults.hit() == Some(Operation::Sync);
         let disk = match death {
-            Death::Kill => {
-                self.faults.kills += 1;
-                self.tap.disk().kill()
-            }
+            Death::Kill => self.tap.disk().kill(),
             Death::PowerLoss => {
-                self.faults.power_losses += 1;
-                self.ledger.power_lost();
                 self.trouble.syncs_fail = false;
                 self.tap.disk().crash(&mut self.dice)
             }
         };
+        if is_lossy {
+            self.ledger.power_lost();
+            self.expected = None;
+        }
         self.tap = self.tap.onto(disk);
         self.trouble.is_planned = false;
-        let change = match death {
-            Death::Kill => BrokerChange::Killed,
-            Death::PowerLoss => BrokerChange::PowerLost,
-        };
+        let change = if is_lossy { BrokerChange::PowerLost } else { BrokerChange::Killed };
         self.record((self.now, self.now), change);
-        self.now += 1_000;
-        self.restart_at = self.now + self.dice.between(1_000_000, 60_000_000);
     }
 
     /// Every connection is lost with the broker.
@@ -212,17 +221,9 @@ impl World {
         self.note_hit(text);
         self.faults.kills_in_recovery += 1;
         // The epoch may have been used and become durable, or not.
-        let disk = if self.dice.percent(50) {
-            self.tap.disk().kill()
-        } else {
-            self.trouble.syncs_fail = false;
-            // What was written may have been promised by the life before this one.
-            self.ledger.power_lost();
-            self.expected = None;
-            self.record((self.now, self.now), BrokerChange::PowerLost);
-            self.tap.disk().crash(&mut self.dice)
-        };
-        self.tap = self.tap.onto(disk);
+        // What was written may have been promised by the life before this one.
+        let death = if self.dice.percent(50) { Death::Kill } else { Death::PowerLoss };
+        self.lose(death);
         if self.trouble.full_until.is_some() {
             // An operator makes room.
             self.trouble = Trouble::default();

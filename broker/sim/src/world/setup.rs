@@ -35,9 +35,10 @@ impl World {
             }
             self.step()?;
         }
-        let waiting: Vec<_> =
-            self.clients.iter().filter(|client| !client.is_done()).take(3).collect();
-        Err(format!("nothing ends: up={} waiting={waiting:?}", self.host.is_some()))
+        let waiting = self.clients.iter().filter(|client| !client.is_done());
+        let waiting: Vec<String> =
+            waiting.map(|client| format!("{client:?}").chars().take(200).collect()).collect();
+        Err(format!("nothing ends: up={} waiting={waiting:#?}", self.host.is_some()))
     }
 
     fn declare(&mut self) {
@@ -57,6 +58,7 @@ impl World {
                     start: 0,
                     attempts_max: if is_queue { settings.attempts_max } else { 0 },
                     lease_ms_max: if is_queue { settings.lease_ms_max } else { 0 },
+                    untaken_may_expire: is_queue,
                     dead_topic: is_queue.then(|| format!("{topic}.{subscription}.dead")),
                 }));
             }

@@ -1,0 +1,178 @@
+//! Reading from a scripted broker: parts, the end, following, saving, damage.
+
+mod support;
+
+use posthouse_client::{Client, ErrorCode, Offset, Position, ReadError, Reader, Timestamp};
+use posthouse_protocol::message::{Fetch, Fetched, SubscriptionInfo};
+use posthouse_protocol::settings::{Position as From, SubscriptionSettings};
+use posthouse_protocol::{CorrelationId, Name, Request, TopicId};
+use std::time::Duration;
+use support::{Peer, SUBSCRIPTION, connected, slice, topic_info};
+use tokio::time::timeout;
+
+#[tokio::test(start_paused = true)]
+async fn parts_follow_each_other_and_the_end_is_told() {
+    let (client, _broker, mut peer) = connected().await;
+    let mut reader = open(&client, &mut peer, Position::Earliest).await;
+    let script = tokio::spawn(async move {
+        let (correlation, fetch) = fetch(&mut peer).await;
+        assert_eq!((fetch.from, fetch.wait_ms), (From::Earliest, 0));
+        fetched(&mut peer, correlation, 4, 7, &[(1, &["a"]), (2, &["b", "c"])]).await;
+        let (correlation, fetch_2) = self::fetch(&mut peer).await;
+        assert_eq!(fetch_2.from, From::Offset(Offset(4)));
+        fetched(&mut peer, correlation, 7, 7, &[(6, &["d"])]).await;
+        let (correlation, fetch_3) = self::fetch(&mut peer).await;
+        assert_eq!(fetch_3.from, From::Offset(Offset(7)));
+        fetched(&mut peer, correlation, 7, 7, &[]).await;
+        peer
+    });
+
+    let mut read = Vec::new();
+    while let Some(record) = reader.next().await.unwrap() {
+        read.push((record.offset().0, String::from_utf8(record.body().to_vec()).unwrap()));
+    }
+
+    let read: Vec<_> = read.iter().map(|(offset, body)| (*offset, body.as_str())).collect();
+    assert_eq!(read, [(1, "a"), (2, "b"), (3, "c"), (6, "d")]);
+    script.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn following_waits_at_the_end() {
+    let (client, _broker, mut peer) = connected().await;
+    let opening = async { client.reader("orders", Position::Latest).follow().await.unwrap() };
+    let (mut reader, ()) = tokio::join!(opening, describe(&mut peer));
+    let next = tokio::spawn(async move { reader.next().await.unwrap().unwrap().offset() });
+
+    let (correlation, first) = fetch(&mut peer).await;
+    assert!(first.wait_ms > 0);
+    fetched(&mut peer, correlation, 7, 7, &[]).await;
+    let (correlation, second) = fetch(&mut peer).await;
+    assert_eq!(second.from, From::Offset(Offset(7)));
+    fetched(&mut peer, correlation, 8, 8, &[(7, &["a"])]).await;
+
+    assert_eq!(next.await.unwrap(), Offset(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn next_given_up_passes_nothing_over() {
+    let (client, _broker, mut peer) = connected().await;
+    let mut reader = open(&client, &mut peer, Position::Offset(Offset(3))).await;
+    assert!(timeout(Duration::from_secs(1), reader.next()).await.is_err());
+
+    let (correlation, _) = fetch(&mut peer).await;
+    fetched(&mut peer, correlation, 4, 4, &[(3, &["a"])]).await;
+
+    assert_eq!(reader.next().await.unwrap().unwrap().offset(), Offset(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_record_is_reported_and_passed_over() {
+    let (client, _broker, mut peer) = connected().await;
+    let mut reader = open(&client, &mut peer, Position::Time(Timestamp(5))).await;
+    let next = tokio::spawn(async move { (reader.next().await, reader.next().await) });
+    let (correlation, asked) = fetch(&mut peer).await;
+    assert_eq!(asked.from, From::Time(Timestamp(5)));
+    let (slice, mut tail) = slice(0, &["a", "b"]);
+    let at = tail.len() - 2;
+    tail[at] ^= 1;
+    let head = Fetched { next: Offset(2), end: Offset(2), slices: vec![slice] };
+    peer.reply_with(correlation, head, &tail).await;
+
+    let (first, second) = next.await.unwrap();
+
+    assert!(matches!(first, Err(ReadError::Damaged { offset: Offset(0), .. })), "{first:?}");
+    assert_eq!(second.unwrap().unwrap().offset(), Offset(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn saved_position_is_read_from_and_saved_to() {
+    let (client, _broker, mut peer) = connected().await;
+    let opening = async { client.reader("orders", Position::saved("projector")).await.unwrap() };
+    let (mut reader, ()) = tokio::join!(opening, async {
+        describe(&mut peer).await;
+        let (correlation, request, _) = peer.request().await;
+        assert!(matches!(request, Request::SubscriptionDescribe(_)), "{request:?}");
+        peer.reply(correlation, subscription_info(40)).await;
+    });
+
+    let saving = async {
+        let record = reader.next().await.unwrap().unwrap();
+        reader.save(record.offset().next()).await.unwrap();
+    };
+    tokio::join!(saving, async {
+        let (correlation, asked) = fetch(&mut peer).await;
+        assert_eq!(asked.from, From::Offset(Offset(40)));
+        fetched(&mut peer, correlation, 41, 41, &[(40, &["a"])]).await;
+        let (correlation, request, _) = peer.request().await;
+        let Request::CursorSave(save) = request else { panic!("{request:?}") };
+        assert_eq!((save.subscription, save.offset), (SUBSCRIPTION, Offset(41)));
+        peer.done(correlation).await;
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn reader_without_a_subscription_saves_nothing() {
+    let (client, _broker, mut peer) = connected().await;
+    let reader = open(&client, &mut peer, Position::Earliest).await;
+
+    assert_eq!(reader.save(Offset(1)).await, Err(ReadError::NoSubscription));
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_topic_is_refused_when_it_is_opened() {
+    let (client, _broker, mut peer) = connected().await;
+    let opening = async { client.reader("orders", Position::Earliest).await };
+    let (result, ()) = tokio::join!(opening, async {
+        let (correlation, _, _) = peer.request().await;
+        peer.refuse(correlation, ErrorCode::NotFound).await;
+    });
+
+    assert_eq!(result.unwrap_err().code(), Some(ErrorCode::NotFound));
+}
+
+async fn open(client: &Client, peer: &mut Peer, from: Position) -> Reader {
+    let opening = async { client.reader("orders", from).await.unwrap() };
+    tokio::join!(opening, describe(peer)).0
+}
+
+async fn describe(peer: &mut Peer) {
+    let (correlation, request, _) = peer.request().await;
+    assert!(matches!(request, Request::TopicDescribe(_)), "{request:?}");
+    peer.reply(correlation, topic_info()).await;
+}
+
+async fn fetch(peer: &mut Peer) -> (CorrelationId, Fetch) {
+    let (correlation, request, _) = peer.request().await;
+    let Request::Fetch(fetch) = request else { panic!("not a fetch: {request:?}") };
+    (correlation, fetch)
+}
+
+async fn fetched(
+    peer: &mut Peer,
+    correlation: CorrelationId,
+    next: u64,
+    end: u64,
+    parts: &[(u64, &[&str])],
+) {
+    let (slices, tails): (Vec<_>, Vec<_>) =
+        parts.iter().map(|(first, bodies)| slice(*first, bodies)).unzip();
+    let head = Fetched { next: Offset(next), end: Offset(end), slices };
+    peer.reply_with(correlation, head, &tails.concat()).await;
+}
+
+fn subscription_info(ack_floor: u64) -> SubscriptionInfo {
+    SubscriptionInfo {
+        id: SUBSCRIPTION,
+        topic: TopicId(3),
+        subscription: Name::new("projector").unwrap(),
+        settings: SubscriptionSettings::default(),
+        ack_floor: Offset(ack_floor),
+        backlog: 0,
+        in_flight: 0,
+        delayed: 0,
+        dead: 0,
+        consumers: 0,
+        oldest_at: Timestamp::ZERO,
+    }
+}
