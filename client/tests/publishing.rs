@@ -240,7 +240,7 @@ async fn submit_waits_for_room_and_no_longer_than_the_timeout() {
     let mut waiting = Box::pin(orders.submit(vec![b'b'; 900]));
     assert!(timeout(Duration::from_secs(5), &mut waiting).await.is_err());
     peer.receipt(correlation, 0).await;
-    waiting.await.unwrap();
+    drop(waiting.await.unwrap());
     first.await.unwrap();
 
     let error = orders.submit(vec![b'c'; 900]).await.unwrap_err();

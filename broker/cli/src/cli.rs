@@ -4,6 +4,7 @@ use crate::consume::Consume;
 use crate::dead::Dead;
 use crate::demo::Demo;
 use crate::exit::Failure;
+use crate::inspect::Inspect;
 use crate::output::Output;
 use crate::publish::Publish;
 use crate::read::Read;
@@ -58,6 +59,7 @@ enum Command {
     Consume(Consume),
     Read(Read),
     Dead(Dead),
+    Inspect(Inspect),
     Demo(Demo),
 }
 
@@ -81,6 +83,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
             Command::Consume(consume) => consume.run(&common, &mut output).await,
             Command::Read(read) => read.run(&common, &mut output).await,
             Command::Dead(dead) => dead.run(&common, &mut output).await,
+            Command::Inspect(inspect) => inspect.run(&mut output),
             Command::Demo(demo) => demo.run(&mut output).await,
         }
     });

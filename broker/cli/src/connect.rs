@@ -56,10 +56,9 @@ impl From<ConnectError> for Failure {
         match &error {
             ConnectError::Address { .. } => Self::usage(error),
             ConnectError::Refused(refusal) => refused(refusal, Outcome::Definite, &error),
-            ConnectError::Unreachable { .. } => Self::new(
-                Code::NoServer,
-                format_args!("{error}; start one with: posthouse serve"),
-            ),
+            ConnectError::Unreachable { .. } => {
+                Self::new(Code::NoServer, format_args!("{error}; start one with: posthouse serve"))
+            }
             _ => Self::new(Code::NoServer, error),
         }
     }
@@ -70,7 +69,11 @@ impl From<RequestError> for Failure {
         match &error {
             RequestError::Name(_) => Self::usage(error),
             RequestError::Refused(refusal) => refused(refusal, refusal.outcome(), &error),
-            _ => unanswered(error.outcome(), &error),
+            RequestError::TimedOut { .. }
+            | RequestError::ConnectionLost
+            | RequestError::Closed { .. }
+            | RequestError::Protocol(_)
+            | _ => unanswered(error.outcome(), &error),
         }
     }
 }
@@ -97,8 +100,8 @@ impl From<ConsumeError> for Failure {
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Request(error) => error.into(),
-            other => Self::refused(other),
+            ReadError::Request(request) => request.into(),
+            ReadError::Damaged { .. } | ReadError::NoSubscription | _ => Self::refused(error),
         }
     }
 }

@@ -93,7 +93,8 @@ impl Consume {
         }
         let consumer = self.open(&client).await?;
         let sink = Sink::open(self.output.as_deref(), topic, output)?;
-        let mut job = Job { options: &self, client: &client, consumer, sink, work: Work::default() };
+        let mut job =
+            Job { options: &self, client: &client, consumer, sink, work: Work::default() };
         let ended = job.run(&mut interrupt).await;
         let Job { consumer, work, .. } = job;
         // What was fetched ahead goes back before the confirmations are awaited.

@@ -8,7 +8,7 @@ use crate::output::{Output, counted};
 use crate::subscription::Named;
 use crate::time;
 use clap::{Args, Subcommand};
-use posthouse_client::{Client, Offset, Position, Reader, Record, Timestamp};
+use posthouse_client::{Client, ErrorCode, Offset, Position, Reader, Record, Timestamp};
 use posthouse_protocol::limits;
 use serde::Serialize;
 
@@ -86,11 +86,7 @@ struct DeadTopic {
 
 impl DeadTopic {
     /// `None` if there never was one.
-    async fn open(
-        client: &Client,
-        named: &Named,
-        from: Position,
-    ) -> Result<Option<Self>, Failure> {
+    async fn open(client: &Client, named: &Named, from: Position) -> Result<Option<Self>, Failure> {
         let (topic, subscription) = (named.topic.as_str(), named.subscription.as_str());
         // Asked first, so that a wrong name is not found rather than empty.
         let info = client.admin().describe_subscription(topic, subscription).await?;
@@ -99,10 +95,8 @@ impl DeadTopic {
         let name = if fits { name } else { format!("dead.{}", info.id) };
         match client.reader(&name, from).await {
             Ok(reader) => Ok(Some(Self { name, reader })),
-            Err(error) => match Failure::from(error) {
-                Failure::Said { code: Code::NotFound, .. } => Ok(None),
-                failure => Err(failure),
-            },
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -139,7 +133,8 @@ impl<'a> DeadObject<'a> {
     }
 
     fn text(&self, record: &Record) -> String {
-        let number = |number: Option<u64>| number.map_or("?".to_owned(), |it| it.to_string());
+        let number =
+            |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |it| it.to_string());
         format!(
             "{}\tfrom offset {}\t{} attempts\t{}\t{} bytes\t{}",
             record.offset(),

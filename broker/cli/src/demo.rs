@@ -210,10 +210,10 @@ async fn take(client: &Client, count: u64, consumed: &mut Evidence) -> Result<()
         let delivery = delivery?;
         consumed.add(delivery.body());
         confirming.push_back(delivery.ack());
-        if confirming.len() > AHEAD {
-            if let Some(first) = confirming.pop_front() {
-                first.await.map_err(Failure::refused)?;
-            }
+        if confirming.len() > AHEAD
+            && let Some(first) = confirming.pop_front()
+        {
+            first.await.map_err(Failure::refused)?;
         }
     }
     for settlement in confirming {

@@ -104,11 +104,7 @@ impl<R: Read> LineReader<R> {
 }
 
 /// Writes a body as a line. `headers` say whether it had an LF.
-pub(crate) fn write_line(
-    out: &mut impl Write,
-    body: &[u8],
-    ended: bool,
-) -> io::Result<()> {
+pub(crate) fn write_line(out: &mut impl Write, body: &[u8], ended: bool) -> io::Result<()> {
     out.write_all(body)?;
     if ended { out.write_all(b"\n") } else { Ok(()) }
 }

@@ -7,6 +7,7 @@ mod consume;
 mod dead;
 mod demo;
 mod exit;
+mod inspect;
 mod interrupt;
 mod lines;
 mod message;

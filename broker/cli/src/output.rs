@@ -96,9 +96,7 @@ mod tests {
 
     #[test]
     fn thousands_are_set_apart() {
-        for (count, text) in
-            [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")]
-        {
+        for (count, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(count), text);
         }
         assert_eq!(counted(1, "message"), "1 message");

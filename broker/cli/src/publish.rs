@@ -144,7 +144,7 @@ fn print_receipt(output: &mut Output, topic: &str, receipt: &Receipt) -> Result<
         durability: durability_word(receipt.durability),
         duplicate: receipt.duplicate,
     };
-    let offset = object.offset.map_or("unknown".to_owned(), |offset| offset.to_string());
+    let offset = object.offset.map_or_else(|| "unknown".to_owned(), |offset| offset.to_string());
     let text = format!("accepted {} at offset {offset}, {}", object.id, object.durability);
     output.print(&object, text)
 }

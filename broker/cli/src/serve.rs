@@ -134,9 +134,7 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
     };
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
     let installed = match format {
-        LogFormat::Text => {
-            log.with_ansi(io::stderr().is_terminal()).with_target(false).try_init()
-        }
+        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
     if let Err(error) = installed {

@@ -100,7 +100,7 @@ choice! {
 
 impl TopicOptions {
     /// `settings` with what was said on the command line.
-    pub(crate) fn over(&self, settings: TopicSettings) -> TopicSettings {
+    pub(crate) fn over(&self, settings: &TopicSettings) -> TopicSettings {
         let body = self.message_bytes_max.map(|ByteSize(bytes)| bytes);
         TopicSettings {
             durability: self.durability.map_or(settings.durability, Into::into),

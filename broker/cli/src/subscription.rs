@@ -31,7 +31,9 @@ pub(crate) struct Subscription {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Make a subscription; the same name with the same settings is no error
-    #[command(after_help = "Example:\n  posthouse subscription create orders billing --from latest")]
+    #[command(
+        after_help = "Example:\n  posthouse subscription create orders billing --from latest"
+    )]
     Create {
         #[command(flatten)]
         named: Named,

@@ -4,9 +4,7 @@ use crate::cli::{Common, parse_name};
 use crate::connect::connect;
 use crate::exit::Failure;
 use crate::output::{Output, counted, grouped};
-use crate::settings::{
-    TopicOptions, durability_word, overflow_word, period, retention_word,
-};
+use crate::settings::{TopicOptions, durability_word, overflow_word, period, retention_word};
 use crate::subscription::SubscriptionObject;
 use crate::time;
 use clap::{Args, Subcommand};
@@ -76,7 +74,7 @@ impl Topic {
         let admin = connect(common).await?.admin();
         match self.action {
             Action::Create { named, options } => {
-                let settings = options.over(TopicSettings::default());
+                let settings = options.over(&TopicSettings::default());
                 let info = admin.create_topic(named.topic.as_str(), settings).await?;
                 print_topic(output, &info, &[])
             }
@@ -84,7 +82,7 @@ impl Topic {
             Action::Describe(named) => describe(&admin, &named.topic, output).await,
             Action::Alter { named, options } => {
                 let topic = named.topic.as_str();
-                let settings = options.over(admin.describe_topic(topic).await?.settings);
+                let settings = options.over(&admin.describe_topic(topic).await?.settings);
                 print_topic(output, &admin.alter_topic(topic, settings).await?, &[])
             }
             Action::Purge(named) => {

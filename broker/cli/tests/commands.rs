@@ -1,5 +1,12 @@
 //! What commands print and how they end: the contract that scripts rely on.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
+
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
 
@@ -54,7 +61,9 @@ fn unknown_name_is_answered_with_the_command_that_creates_it() {
     let mut site = Site::new(&[]);
     let broker = site.start();
     let server = broker.address();
-    assert!(stderr(&run(server, &["publish", "orders", "x"])).contains("posthouse topic create orders"));
+    assert!(
+        stderr(&run(server, &["publish", "orders", "x"])).contains("posthouse topic create orders")
+    );
     ok(server, &["topic", "create", "orders"]);
     assert!(
         stderr(&run(server, &["consume", "orders", "billing"]))

@@ -1,6 +1,13 @@
 //! The main job with the real binary: what goes in through `publish --lines` comes out through
 //! `consume --output`, byte for byte, whatever happens to the broker meanwhile.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
+
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
 

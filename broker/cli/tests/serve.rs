@@ -1,5 +1,12 @@
 //! How `posthouse serve` starts, refuses to start, and stops.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
+
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
 
@@ -112,7 +119,8 @@ fn signal_under_load_drains_and_exits_0() {
 fn options_come_from_file_environment_and_flags() {
     let site = Site::new(&[]);
     let file = site.path("posthouse.toml");
-    std::fs::write(&file, "fold_bytes = \"8 MiB\"\nconnections_max = 5\ninsecure = true\n").unwrap();
+    std::fs::write(&file, "fold_bytes = \"8 MiB\"\nconnections_max = 5\ninsecure = true\n")
+        .unwrap();
     let print = ["serve", "--print-config", "--config", text(&file)];
     let mut serve = command("nowhere:1", &print);
     serve.args(["--set", "fold_bytes=16MiB", "--listen", "127.0.0.1:1", "--listen", "[::1]:2"]);

@@ -191,6 +191,14 @@ impl Peer {
     pub(crate) async fn open_producer(&mut self, producer: ProducerId) {
         let (correlation, request, _) = self.request().await;
         assert!(matches!(request, Request::ProducerOpen(_)), "{request:?}");
+        self.opened_as(correlation, producer).await;
+    }
+
+    pub(crate) async fn opened(&mut self, correlation: CorrelationId) {
+        self.opened_as(correlation, PRODUCER).await;
+    }
+
+    async fn opened_as(&mut self, correlation: CorrelationId, producer: ProducerId) {
         let opened = ProducerOpened { producer, epoch: ProducerEpoch(1), last: Sequence(0) };
         self.reply(correlation, opened).await;
     }
@@ -228,6 +236,11 @@ impl Peer {
         let Request::Subscribe(subscribe) = request else {
             panic!("not a subscribe: {request:?}");
         };
+        self.subscribed(correlation).await;
+        subscribe.consumer
+    }
+
+    pub(crate) async fn subscribed(&mut self, correlation: CorrelationId) {
         let subscribed = Subscribed {
             subscription: SUBSCRIPTION,
             topic: TOPIC,
@@ -235,7 +248,6 @@ impl Peer {
             lease_ms_max: 600_000,
         };
         self.reply(correlation, subscribed).await;
-        subscribe.consumer
     }
 
     pub(crate) async fn credit(&mut self) -> Credit {

@@ -209,8 +209,9 @@ impl File for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // Not retried, not even when interrupted: the error may have been reported and forgotten.
-        rustix::fs::fdatasync(&self.file)?;
+        // Never retried after an error: it may have been reported and forgotten. (An interrupted call
+        // has reported none; std makes it again.)
+        self.file.sync_data()?;
         Ok(())
     }
 

@@ -57,6 +57,9 @@ pub(crate) struct Walk {
     next: LogIndex,
     /// The last frame's checksum, if nothing is missing since.
     prev_crc: Option<u32>,
+    /// The checksum of the last frame that counts, whatever was met behind it: the next frame to be
+    /// written is chained to it.
+    last_crc: u32,
     /// Whether the segment before ended without a footer.
     open_end: bool,
     term: StartEpoch,
@@ -89,7 +92,8 @@ impl Walk {
     pub(crate) fn new(mark: LogIndex, next: LogIndex, fences: Vec<Fence>) -> Self {
         let (corrupt, torn) = (Vec::new(), None);
         let (open_end, term) = (false, StartEpoch::ZERO);
-        Self { mark, next, prev_crc: None, open_end, term, fences, corrupt, torn }
+        let last_crc = 0;
+        Self { mark, next, prev_crc: None, last_crc, open_end, term, fences, corrupt, torn }
     }
 
     /// The index after the last frame that counts.
@@ -97,9 +101,9 @@ impl Walk {
         self.next
     }
 
-    /// The last frame's checksum, 0 if it is not known.
-    pub(crate) fn prev_crc(&self) -> u32 {
-        self.prev_crc.unwrap_or_default()
+    /// The checksum of the last frame that counts, 0 if there is none.
+    pub(crate) const fn prev_crc(&self) -> u32 {
+        self.last_crc
     }
 
     /// Goes through one segment and gives every data frame that counts to `accept`, with its
@@ -143,6 +147,7 @@ impl Walk {
             position = expected;
             closed = frame.kind == Kind::Footer;
             self.prev_crc = Some(frame.header_crc);
+            self.last_crc = frame.header_crc;
             self.term = frame.term;
             if frame.kind == Kind::Data {
                 self.next = frame.index.next();
@@ -349,6 +354,21 @@ mod tests {
         let lost = CorruptRange::Frames { first: LogIndex(2), last: LogIndex(2) };
         assert_eq!(walk.corrupt, [lost]);
         assert_eq!(walk.next(), LogIndex(3));
+    }
+
+    #[test]
+    fn torn_tail_behind_a_gap_leaves_the_chain_at_the_last_frame_that_counts() {
+        let mut segment = Segment::default();
+        segment.frame(1, 0);
+        let last = segment.prev_crc;
+        segment.bytes.resize(segment.bytes.len() + 256, 0xEE);
+        segment.frame(2, 0);
+
+        let (walk, accepted) = walk(&segment, 1);
+
+        assert_eq!(accepted, [1]);
+        assert!(walk.torn.is_some());
+        assert_eq!(walk.prev_crc(), last, "what is written next is chained to it");
     }
 
     #[test]

@@ -137,7 +137,11 @@ fn missing(timeline: &Timeline<'_>, last: &Handout<'_, '_>, found: &mut Violatio
     let exhausted = declared.attempts_max > 0 && failed >= declared.attempts_max;
     let lossy = timeline.is_written(timeline.names.topic_of(subscription))
         && timeline.deaths.power_lost_in(last.earliest, timeline.end);
-    if !looked_at || lossy || !(rejected.is_some() || exhausted) {
+    // What was given back is a dead letter no more.
+    let redriven = timeline.redrives.iter().any(|at| {
+        at.key == subscription && !matches!(at.is.outcome, Outcome::Refused(_))
+    });
+    if !looked_at || lossy || redriven || !(rejected.is_some() || exhausted) {
         return;
     }
     let mut events = vec![last.at.event];

@@ -72,7 +72,7 @@ impl Appending {
         let file = File::options().create(true).append(true).open(path)?;
         let len = file.metadata()?.len();
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+        File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()?;
         Ok(Self { file, path: path.to_owned(), len, group: Vec::new() })
     }
 

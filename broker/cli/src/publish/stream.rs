@@ -32,7 +32,9 @@ pub(super) fn open(path: &Path) -> Result<Input, Failure> {
         return read_ahead(io::stdin());
     }
     let file = std::fs::File::open(path).map_err(|error| {
-        Failure::new(Code::NotFound, format_args!("cannot open {}: {error}", path.display()))
+        let missing = error.kind() == io::ErrorKind::NotFound;
+        let code = if missing { Code::NotFound } else { Code::Disk };
+        Failure::new(code, format_args!("cannot open {}: {error}", path.display()))
     })?;
     read_ahead(file)
 }
@@ -218,5 +220,9 @@ fn show(state: &mut State) {
     state.stalled_ticks = if stalls { state.stalled_ticks + 1 } else { 0 };
     state.shown = accepted;
     let hint = if state.stalled_ticks < STALLED_TICKS { "" } else { ", waiting for the broker" };
-    progress(format_args!("{} accepted, {} sent{hint}", grouped(accepted), grouped(state.submitted)));
+    progress(format_args!(
+        "{} accepted, {} sent{hint}",
+        grouped(accepted),
+        grouped(state.submitted)
+    ));
 }

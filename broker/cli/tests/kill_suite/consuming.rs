@@ -27,12 +27,7 @@ pub(crate) enum Style {
 }
 
 /// Consumes until the load stops.
-pub(crate) fn run(
-    part: Part,
-    topic: &'static str,
-    subscription: &'static str,
-    style: Style,
-) {
+pub(crate) fn run(part: Part, topic: &'static str, subscription: &'static str, style: Style) {
     let mut worker = Worker { part, topic, subscription, consumer: 0, settling: VecDeque::new() };
     match style {
         Style::Crashing => while worker.crash() {},

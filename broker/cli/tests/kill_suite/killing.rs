@@ -75,8 +75,7 @@ impl Killer {
     fn await_file(&mut self, progress: &Progress) {
         let before = names(&self.site.data_dir());
         let until = progress.of(Deed::Accepted) + FILE_PATIENCE;
-        while names(&self.site.data_dir()).is_subset(&before)
-            && progress.of(Deed::Accepted) < until
+        while names(&self.site.data_dir()).is_subset(&before) && progress.of(Deed::Accepted) < until
         {
             progress.wait(Deed::Submitted, 1);
         }
@@ -205,8 +204,7 @@ fn epoch(address: &str) -> u32 {
 
 fn decode(bytes: &mut BytesMut) -> Option<u32> {
     let frame = frame::decode(bytes, posthouse_protocol::limits::FRAME_BYTES_MAX).unwrap()?;
-    match Reply::decode(frame.kind, &frame.head).unwrap() {
-        Reply::Welcome(welcome) => Some(welcome.start_epoch.0),
-        other => panic!("not a welcome: {other:?}"),
-    }
+    let reply = Reply::decode(frame.kind, &frame.head).unwrap();
+    let Reply::Welcome(welcome) = reply else { panic!("not a welcome: {reply:?}") };
+    Some(welcome.start_epoch.0)
 }

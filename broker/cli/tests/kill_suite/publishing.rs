@@ -51,9 +51,8 @@ async fn submit(part: &mut Part, publisher: &Publisher) -> Sent {
         1 => part.chance.below(60_000),
         _ => part.chance.below(1_500),
     };
-    let body: Vec<u8> = (0..len.div_ceil(8))
-        .flat_map(|_| part.chance.below(u64::MAX).to_le_bytes())
-        .collect();
+    let body: Vec<u8> =
+        (0..len.div_ceil(8)).flat_map(|_| part.chance.below(u64::MAX).to_le_bytes()).collect();
     let crc = crc32fast::hash(&body);
     let t0 = part.record.now();
     let pending = publisher.submit(Message::new(body)).await.unwrap();

@@ -13,6 +13,7 @@ use std::sync::mpsc::sync_channel;
 pub(crate) struct Site {
     home: tempfile::TempDir,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     /// Once known, so that clients find the next broker where the last one was.
     address: Option<String>,
 }
@@ -30,7 +31,12 @@ impl Site {
     pub(crate) fn new(arguments: &[&str]) -> Self {
         let home = tempfile::Builder::new().prefix("posthouse-test-").tempdir().unwrap();
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        Self { home, arguments, address: None }
+        Self { home, arguments, environment: Vec::new(), address: None }
+    }
+
+    /// Gives the brokers started from now on a variable.
+    pub(crate) fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// A directory for the test's own files; goes with the site.
@@ -50,7 +56,7 @@ impl Site {
         let data_dir = data_dir.to_str().expect("temporary paths are UTF-8");
         let mut command =
             command("nowhere:1", &["serve", "--data-dir", data_dir, "--listen", listen]);
-        command.args(&self.arguments);
+        command.args(&self.arguments).envs(self.environment.iter().cloned());
         command
     }
 
@@ -93,6 +99,11 @@ impl Broker {
     /// Asks it to stop, and gives its exit code.
     pub(crate) fn stop(self) -> Option<i32> {
         self.end(Signal::TERM)
+    }
+
+    /// Waits until it ends by itself, and gives its exit code.
+    pub(crate) fn ended(mut self) -> Option<i32> {
+        wait(&mut self.child, "posthouse serve").code()
     }
 
     /// Sends it a signal and waits until it is gone.

@@ -103,7 +103,8 @@ pub(crate) fn wait(child: &mut Child, shown: &str) -> ExitStatus {
     let (ended, end) = sync_channel::<()>(0);
     let (status, hung) = std::thread::scope(|scope| {
         let watch = scope.spawn(move || {
-            let hung = end.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+            let hung =
+                end.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
             if hung {
                 let killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
                 killed.expect("it has not been waited for");

@@ -28,9 +28,9 @@ pub(crate) fn text(lines: usize) -> Vec<u8> {
 }
 
 fn files() -> Vec<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"))
-    });
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
     let mut files = Vec::new();
     if let Some(home) = home {
         gather(&home.join("registry/src"), 8, &mut files);

@@ -68,31 +68,22 @@ impl Deliveries {
         self.drop_queue(id, &queue);
     }
 
-    /// Takes back what is under a lease that has ended.
+    /// Takes back what is under a lease that has ended. It counts only what an application has
+    /// taken: prefetch that waits behind a slow message has failed nowhere.
     pub(super) fn end_leases(&mut self, context: &mut Context<'_>, id: SubscriptionId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let mut held = Vec::new();
         queue.in_flight.take_ended(context.now.mono, |part| held.push(part));
-        self.count_failures(context, id, &held, LEASE_ENDED);
+        let failed = queue.give_back_untaken(held);
+        self.count_failures(context, id, &failed, LEASE_ENDED);
+        self.dirty.insert(id);
     }
 
     fn lose(&mut self, context: &mut Context<'_>, id: SubscriptionId, key: ConsumerKey) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        let taken = queue.consumer_mut(key).map_or(0, |consumer| consumer.credit.taken());
-        let (mut failed, mut untaken) = (Vec::new(), Vec::new());
-        queue.in_flight.take_from(key, |mut part| {
-            let end = part.position + part.messages();
-            if part.position >= taken {
-                untaken.push(part);
-            } else if end <= taken {
-                failed.push(part);
-            } else {
-                let cut = part.first().plus(taken - part.position);
-                failed.push(part.split_before(cut));
-                untaken.push(part);
-            }
-        });
-        untaken.into_iter().for_each(|part| queue.give_back(part));
+        let mut held = Vec::new();
+        queue.in_flight.take_from(key, |part| held.push(part));
+        let failed = queue.give_back_untaken(held);
         self.count_failures(context, id, &failed, CONNECTION_LOST);
     }
 
@@ -145,6 +136,28 @@ impl Deliveries {
                 self.feeds.remove(&queue.partition);
             }
         }
+    }
+}
+
+impl Queue {
+    /// Gives back, uncounted, what no application has taken; the rest is returned.
+    fn give_back_untaken(&mut self, held: Vec<Held>) -> Vec<Held> {
+        let mut failed = Vec::new();
+        for mut part in held {
+            let taken =
+                self.consumer_mut(part.consumer).map_or(0, |consumer| consumer.credit.taken());
+            let end = part.position + part.messages();
+            if part.position >= taken {
+                self.give_back(part);
+            } else if end <= taken {
+                failed.push(part);
+            } else {
+                let cut = part.first().plus(taken - part.position);
+                failed.push(part.split_before(cut));
+                self.give_back(part);
+            }
+        }
+        failed
     }
 }
 

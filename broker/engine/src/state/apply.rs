@@ -5,6 +5,7 @@ use super::producer::Accepted;
 use super::{Failure, HandedRun, Partition, Producer, Rejection, State, Subscription, Topic};
 use crate::bugs::{Bug, planted};
 use crate::event::{self, Event};
+use posthouse_protocol::settings::{Durability, TopicSettings};
 use posthouse_protocol::{
     LogIndex, Offset, PartitionId, ProducerId, SubscriptionId, Timestamp, TopicId,
 };
@@ -108,7 +109,9 @@ impl State {
         self.last_ids.topic = event.id;
         self.last_ids.partition = event.partition;
         self.topic_ids.insert(event.topic.clone(), event.id);
-        self.partitions.insert(event.partition, Partition::new(event.partition, event.id));
+        let mut partition = Partition::new(event.partition, event.id);
+        partition.ever_written = is_written(&event.settings);
+        self.partitions.insert(event.partition, partition);
         self.topics.insert(event.id, Topic::new(event));
         let source = event.dead_of.and_then(|id| self.subscriptions.get_mut(&id));
         if let Some(source) = source {
@@ -120,6 +123,7 @@ impl State {
     fn topic_altered(&mut self, event: &event::TopicAltered) -> Result<(), Conflict> {
         let partition = self.topic(event.id)?.partition;
         self.settle_release(partition);
+        self.partition_mut(partition)?.ever_written |= is_written(&event.settings);
         self.topic_mut(event.id)?.settings = event.settings.clone();
         Ok(())
     }
@@ -323,6 +327,11 @@ impl State {
     fn subscription_mut(&mut self, id: SubscriptionId) -> Result<&mut Subscription, Conflict> {
         self.subscriptions.get_mut(&id).ok_or(Conflict::NoSubscription(id))
     }
+}
+
+/// Whether a topic's publishes may be told to have happened before they are durable.
+const fn is_written(settings: &TopicSettings) -> bool {
+    matches!(settings.durability, Durability::Written)
 }
 
 impl fmt::Display for ApplyError {

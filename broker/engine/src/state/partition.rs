@@ -21,7 +21,8 @@ pub(crate) struct Partition {
     /// Offsets from `start` on that hold nothing: skipped, or released before the set of
     /// subscriptions changed.
     pub(crate) empty: RangeSet,
-    /// Whether it ever took a publish that was not synced.
+    /// Whether its topic ever was `written`. That it took such a publish is not enough: the first one
+    /// may be told, seen, and lost without a trace.
     pub(crate) ever_written: bool,
     pub(crate) milestones: Milestones,
 }

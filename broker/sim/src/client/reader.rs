@@ -18,6 +18,8 @@ pub(crate) struct Reader {
     fetching: Option<(CorrelationId, u64)>,
     saving: Option<Saving>,
     saved: u64,
+    /// The highest cursor ever asked for; none is ever asked for below, so that a promise stays one.
+    asked: u64,
     /// In the last look: reads to the end and stops.
     is_final: bool,
     /// The end has been seen.
@@ -45,6 +47,7 @@ impl Reader {
             fetching: None,
             saving: None,
             saved: 0,
+            asked: 0,
             is_final: false,
             is_at_end: false,
         }
@@ -96,11 +99,12 @@ impl Reader {
 
     fn save(&mut self, around: &mut Surroundings<'_>) {
         let Some((subscription, _)) = self.cursor else { return };
-        if self.saving.is_some() || self.next <= self.saved {
+        if self.saving.is_some() || self.next <= self.asked {
             return;
         }
         let request = CursorSave { subscription, offset: Offset(self.next) };
         let offset = self.next;
+        self.asked = offset;
         let sent = self.session.send(around, request, &[]);
         self.saving = sent.map(|to| Saving { to, t0: around.now, offset });
     }

@@ -52,7 +52,7 @@ impl World {
     fn fail_syncs(&mut self) {
         self.trouble.syncs_fail = true;
         for name in self.tap.disk().all_names() {
-            if name.starts_with("seg-") {
+            if name.starts_with("segment-") {
                 self.tap.disk().fail_next_sync(&name);
             }
         }

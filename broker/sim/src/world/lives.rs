@@ -1,6 +1,6 @@
 //! How the broker dies and starts again.
 
-use super::{Trouble, World};
+use super::World;
 use crate::chance::Chance;
 use crate::host::Host;
 use posthouse_broker::{Exit, Folded};
@@ -226,7 +226,7 @@ impl World {
         self.lose(death);
         if self.trouble.full_until.is_some() {
             // An operator makes room.
-            self.trouble = Trouble::default();
+            self.trouble.full_until = None;
             self.tap.disk().set_capacity(u64::MAX);
         }
         // A start that got as far as its first frame has changed the state.

@@ -20,6 +20,7 @@ fn consumed(count: usize) -> (World, Vec<Got>) {
     world.publish("t", &vec![10; count]);
     let got = world.take();
     assert_eq!(got.len(), count);
+    world.grant(1, 1, 100_000, u64::MAX);
     (world, got)
 }
 
@@ -35,6 +36,25 @@ fn ended_lease_comes_again_after_its_backoff_with_one_more_attempt_and_a_higher_
     assert_eq!((again[0].offset, again[0].attempt), (0, 1));
     assert!(again[0].fence > first[0].fence);
     assert_eq!(world.durable().failures[&Offset(0)].reason, "lease ended");
+}
+
+#[test]
+fn ended_lease_of_what_no_application_has_taken_comes_again_at_once_and_is_not_counted() {
+    let mut world = World::with(settings());
+    world.subscribe(1, 1);
+    world.grant(1, 1, 4, 0);
+    world.publish("t", &[10; 4]);
+    let first = world.take();
+    world.grant(1, 1, 4, 1);
+    world.subscribe(2, 1);
+    world.grant(2, 1, 4, 0);
+    world.advance(30_000);
+    let again = world.take();
+    assert_eq!(offsets(&again), [1, 2, 3], "the first one was taken, and waits for its backoff");
+    assert!(again.iter().all(|got| got.connection == 2 && got.attempt == 0));
+    assert!(again[0].fence > first[3].fence);
+    world.advance(1_000);
+    assert_eq!(world.take()[0].attempt, 1);
 }
 
 #[test]
@@ -229,7 +249,9 @@ fn restart_gives_back_uncounted_and_raises_the_fence() {
     assert_eq!((again[0].attempt, again[1].attempt), (0, 0));
     assert!(again[0].fence > got[2].fence);
     world.advance(60_000);
-    assert_eq!((world.take()[0].attempt, world.got.len()), (1, 0));
+    let failed: Vec<u32> =
+        world.take().iter().filter(|got| got.offset == 0).map(|got| got.attempt).collect();
+    assert_eq!(failed, [1]);
 }
 
 #[test]

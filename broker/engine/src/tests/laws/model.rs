@@ -3,7 +3,7 @@
 use crate::State;
 use crate::effect::Append;
 use crate::event::{Event, Published, SubscriptionCreated};
-use posthouse_protocol::settings::Retention;
+use posthouse_protocol::settings::{Durability, Retention};
 use posthouse_protocol::{LogIndex, Offset, PartitionId, SubscriptionId, TopicId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,11 +51,14 @@ impl Model {
             Event::TopicCreated(event) => {
                 let retention = event.settings.retention;
                 let (partition, present) = (event.partition, BTreeSet::new());
-                let topic = Topic { partition, retention, next: 0, ever_written: false, present };
+                let ever_written = event.settings.durability == Durability::Written;
+                let topic = Topic { partition, retention, next: 0, ever_written, present };
                 self.topics.insert(event.id, topic);
             }
             Event::TopicAltered(event) => {
-                self.topic(event.id).retention = event.settings.retention;
+                let topic = self.topic(event.id);
+                topic.retention = event.settings.retention;
+                topic.ever_written |= event.settings.durability == Durability::Written;
             }
             Event::TopicTrimmed(event) => {
                 let start = event.start.0;

@@ -1,5 +1,6 @@
 //! The golden files: bytes in hexadecimal, `#` starts a comment.
 
+use posthouse_protocol::batch::Entries;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,4 +34,32 @@ pub(crate) fn frames() -> Vec<(String, Vec<u8>)> {
 /// The batches among the golden files.
 pub(crate) fn batches() -> Vec<(String, Vec<u8>)> {
     load().into_iter().filter(|(name, _)| name.starts_with("batch-")).collect()
+}
+
+/// Makes a batch's length and checksums right again, as far as its entries can be read.
+pub(crate) fn reseal(batch: &mut [u8]) {
+    let Some(header) = batch.get(..64) else { return };
+    let number = |at: usize| {
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    let index_len = (number(16) as usize).min(batch.len() - 64);
+    let len = (batch.len() as u32).to_le_bytes();
+    batch[8..12].copy_from_slice(&len);
+    let bodies_at = 64 + index_len;
+    let (mut at, mut body_at) = (64, bodies_at);
+    while let Ok(entry) = Entries::new(&batch[at..bodies_at]).read() {
+        let (len, body_end) = (entry.bytes().len(), body_at + entry.body_len as usize);
+        if body_end > batch.len() {
+            break;
+        }
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&batch[at..at + 4]);
+        hasher.update(&batch[at + 8..at + len]);
+        hasher.update(&batch[body_at..body_end]);
+        batch[at + 4..at + 8].copy_from_slice(&hasher.finalize().to_le_bytes());
+        (at, body_at) = (at + len, body_end);
+    }
+    batch[20..24].fill(0);
+    let crc = crc32fast::hash(&batch[..bodies_at]).to_le_bytes();
+    batch[20..24].copy_from_slice(&crc);
 }

@@ -3,17 +3,9 @@
 //! `POSTHOUSE_REWRITE_GOLDEN=1` writes the files anew and then fails. The bytes are the protocol:
 //! a change of them is a change of `VERSION` and of `docs/WIRE_PROTOCOL.md`.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a wrong index or cast fails the test, which is what a test is for"
-)]
-
-mod corpus;
-mod schema;
-
+use crate::{corpus, schema};
 use bytes::{Bytes, BytesMut};
-use posthouse_protocol::batch::{BatchBuilder, BatchView, Message, Priority};
+use posthouse_protocol::batch::{BatchBuilder, BatchView, Message, MessageRef, Priority};
 use posthouse_protocol::frame::{self, FRAME_HEADER_LEN, Frame};
 use posthouse_protocol::message::*;
 use posthouse_protocol::settings::*;
@@ -100,14 +92,14 @@ impl Sample {
             Value::Request(request, tail) => {
                 let kind = request.kind();
                 frame::encode_head(&mut out, kind, CORRELATION, tail.len(), |out| {
-                    request.encode(out)
+                    request.encode(out);
                 });
                 out.extend_from_slice(tail);
             }
             Value::Reply(reply, tail) => {
                 let kind = reply.kind();
                 frame::encode_head(&mut out, kind, CORRELATION, tail.len(), |out| {
-                    reply.encode(out)
+                    reply.encode(out);
                 });
                 out.extend_from_slice(tail);
             }
@@ -147,11 +139,11 @@ impl Sample {
     }
 }
 
-fn frame(bytes: &[u8]) -> Frame {
+pub(crate) fn frame(bytes: &[u8]) -> Frame {
     frame::decode_whole(Bytes::copy_from_slice(bytes)).expect("the frame is sound")
 }
 
-fn own(message: &posthouse_protocol::batch::MessageRef<'_>) -> Message {
+pub(crate) fn own(message: &MessageRef<'_>) -> Message {
     let copy = |(name, value): (&[u8], &[u8])| {
         (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value))
     };
