@@ -33,8 +33,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 const SILENCE_MAX: Duration = Duration::from_secs(IDLE_SECONDS_MAX);
 /// After so long without a frame the client says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(HEARTBEAT_SECONDS);
-/// A connection that held for so long was a good one: the next attempt comes soon.
-const GOOD_FOR: Duration = Duration::from_secs(1);
 
 /// Drives one client.
 #[derive(Debug)]
@@ -114,7 +112,6 @@ impl Driver {
     async fn run(mut self, first: Connection) {
         let mut next = Some(first);
         while let Some(connection) = next {
-            let since = Instant::now();
             let lost = self.serve(connection).await;
             self.out.reset();
             self.session.on_disconnect();
@@ -122,9 +119,6 @@ impl Driver {
                 return;
             };
             tracing::warn!(server = self.servers.current(), %error, "connection lost");
-            if since.elapsed() >= GOOD_FOR {
-                self.servers.backoff = Backoff::default();
-            }
             next = self.reconnect().await;
         }
     }
@@ -219,6 +213,8 @@ impl Driver {
         let now = Instant::now();
         connection.heard = now;
         while let Some(frame) = connection.next_frame()? {
+            // A broker that answers was worth coming to: lost again, it is tried again soon.
+            self.servers.backoff = Backoff::default();
             self.session.on_frame(frame, &mut self.out, now)?;
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Futures dropped at every poll: nothing is lost, doubled, or left behind.
 
+#![expect(clippy::disallowed_methods, reason = "a test may panic, and its tasks end with it")]
+
 mod support;
 
 use posthouse_client::{CloseReport, Outcome, PublishError};

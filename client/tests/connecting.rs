@@ -1,5 +1,7 @@
 //! Connecting, heartbeats, silence, several servers, requests over lost connections, closing.
 
+#![expect(clippy::disallowed_methods, reason = "a test may panic, and its tasks end with it")]
+
 mod support;
 
 use posthouse_client::{

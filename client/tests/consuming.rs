@@ -1,5 +1,7 @@
 //! Consuming from a scripted broker: taking, settling, leases, credit, reconnects, workers.
 
+#![expect(clippy::disallowed_methods, reason = "a test may panic, and its tasks end with it")]
+
 mod support;
 
 use posthouse_client::{ConsumeError, ErrorCode, Failure, Outcome, Retry, SettleError};

@@ -1,5 +1,11 @@
 //! Publishing against a scripted broker: batches, resending, refusals, timeouts, bounds.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and its tasks end with it"
+)]
+
 mod support;
 
 use posthouse_client::{Durability, ErrorCode, Offset, Outcome, Pending, PublishError, Publisher};

@@ -1,5 +1,11 @@
 //! Reading from a scripted broker: parts, the end, following, saving, damage.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and its tasks end with it"
+)]
+
 mod support;
 
 use posthouse_client::{Client, ErrorCode, Offset, Position, ReadError, Reader, Timestamp};

@@ -50,15 +50,15 @@ impl<'l, 'e> Settled<'l, 'e> {
     }
 
     /// From when on a message may be a dead letter. Where dead letters are looked at, it must be
-    /// there to be believed.
+    /// there to be believed, unless it may have been given back before anybody looked.
     fn dead_from(&self, subscription: SubscriptionNo, place: Place) -> Option<Time> {
         let exhausted = self.exhausted.get(&(subscription, place.offset)).copied();
         let declared = self.timeline.declaration(subscription);
-        if declared.is_none_or(|declared| declared.dead_topic.is_none()) {
-            return exhausted;
+        let looked_at = declared.is_some_and(|declared| declared.dead_topic.is_some());
+        if self.dead.contains(&(subscription, place.id)) {
+            return Some(exhausted.unwrap_or(Time::ZERO));
         }
-        let dead = self.dead.contains(&(subscription, place.id));
-        dead.then(|| exhausted.unwrap_or(Time::ZERO))
+        exhausted.filter(|_| !looked_at || self.timeline.is_redriven(subscription))
     }
 
     /// From when on a message may be gone from its topic; `None` if it must be there.

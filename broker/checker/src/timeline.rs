@@ -213,6 +213,12 @@ impl<'a> Timeline<'a> {
         redrives.filter(|at| !matches!(at.is.outcome, Outcome::Refused(_))).count()
     }
 
+    /// Whether dead letters of a subscription may have been given back.
+    pub(crate) fn is_redriven(&self, subscription: SubscriptionNo) -> bool {
+        let redrives = group(&self.redrives, |at| at.key, subscription).iter();
+        redrives.filter(|at| !matches!(at.is.outcome, Outcome::Refused(_))).count() > 0
+    }
+
     /// Names a message of a topic in a report.
     pub(crate) fn message(&self, topic: TopicNo, offset: Option<u64>, id: MessageId) -> Subject {
         let topic = Some(self.names.topic_name(topic).to_owned());

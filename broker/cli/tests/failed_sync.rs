@@ -1,11 +1,18 @@
 //! A disk that fails a sync: the broker ends with 74, says nothing good after it, and has lost
 //! nothing that it acknowledged.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
+
 #[expect(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use support::broker::Site;
 use support::command::{ok, run};
@@ -34,7 +41,7 @@ fn build_shim(source: &Path, library: &Path) {
     assert!(built.is_ok_and(|status| status.success()), "the tests need a C compiler, `cc`");
 }
 
-fn text(path: &PathBuf) -> &str {
+fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are UTF-8")
 }
 

@@ -1,6 +1,6 @@
 //! The disk under a simulated broker: faults on order, and copies of what a power loss would leave.
 //!
-//! After an operation that changes the disk the tap may take crash points: what the next start
+//! After an operation that changes the disk, and before a sync, the tap may take crash points: what the next start
 //! would find if the power failed at that moment, with any subset of the unsynced sectors. They are
 //! recovered and judged apart, while the run goes on as if nothing had happened.
 
@@ -85,9 +85,20 @@ impl Tap {
 
     /// An operation was done.
     fn changed<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        self.sample();
+        done
+    }
+
+    /// A sync is about to begin: what has left the broker since the last write counts.
+    fn syncing(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.sample();
+        self.changed(sync())
+    }
+
+    fn sample(&self) {
         let Sampling { per_mille, variants } = self.watch.sampling;
         if per_mille == 0 {
-            return done;
+            return;
         }
         let mut taking = self.lock();
         if taking.dice.below(1000) < per_mille {
@@ -99,7 +110,6 @@ impl Tap {
                 taking.points.push(CrashPoint { disk, left, is_unsynced });
             }
         }
-        done
     }
 
     fn wrap(&self, file: Arc<dyn File>) -> Arc<dyn File> {
@@ -129,7 +139,7 @@ impl Fs for Tap {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        self.changed(self.faults.sync_dir())
+        self.syncing(|| self.faults.sync_dir())
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -157,7 +167,7 @@ impl File for TapFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.tap.changed(self.file.sync())
+        self.tap.syncing(|| self.file.sync())
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -43,9 +43,17 @@ struct State {
     subscribing: u32,
     /// Whether the driver knows that there is something to look at.
     is_announced: bool,
-    is_dropped: bool,
-    /// Whether the driver has ended: nothing is sent any more.
-    is_over: bool,
+    life: Life,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// The application has the handle.
+    Used,
+    /// It has dropped it.
+    Dropped,
+    /// The driver has ended: nothing is sent any more.
+    Over,
 }
 
 /// Whether and how the stream of deliveries ends.
@@ -91,8 +99,7 @@ impl Shared {
             settlements: Settlements::default(),
             subscribing: 0,
             is_announced: false,
-            is_dropped: false,
-            is_over: false,
+            life: Life::Used,
         };
         Self { id, topic, subscription, mailbox, state: Mutex::new(state) }
     }
@@ -122,7 +129,7 @@ impl Shared {
     /// Decides what becomes of a delivery, or prolongs its lease.
     pub(super) fn act(&self, ticket: &Ticket, action: Action) -> Arc<Outcomes> {
         let mut state = lock(&self.state);
-        if state.is_over {
+        if state.life == Life::Over {
             let outcomes = Outcomes::new();
             outcomes.set(Err(SettleError::Closed { outcome: Outcome::Definite }));
             return Arc::new(outcomes);
@@ -162,7 +169,9 @@ impl Shared {
     /// The handle is gone.
     pub(crate) fn dropped(&self) {
         let mut state = lock(&self.state);
-        state.is_dropped = true;
+        if state.life == Life::Used {
+            state.life = Life::Dropped;
+        }
         state.arrived.clear();
         self.announce(state);
     }
@@ -205,7 +214,7 @@ impl Shared {
         now: Instant,
     ) -> Result<(), DecodeError> {
         let mut state = lock(&self.state);
-        if state.is_dropped || !matches!(state.end, End::Open) {
+        if state.life != Life::Used || !matches!(state.end, End::Open) {
             return Ok(());
         }
         for slice in &deliver.slices {
@@ -231,7 +240,7 @@ impl Shared {
             prolonged,
             lease: state.leases.lease(),
             totals: if wanted.credit { state.credit.tell() } else { None },
-            is_dropped: state.is_dropped,
+            is_dropped: state.life == Life::Dropped,
         }
     }
 
@@ -265,7 +274,7 @@ impl Shared {
     }
 
     pub(crate) fn is_dropped(&self) -> bool {
-        lock(&self.state).is_dropped
+        lock(&self.state).life != Life::Used
     }
 
     /// Whether settlements or extensions wait to be sent.
@@ -276,7 +285,7 @@ impl Shared {
     /// Nothing is sent any more; takes what would have been.
     pub(crate) fn take_over(&self) -> Vec<Group> {
         let mut state = lock(&self.state);
-        state.is_over = true;
+        state.life = Life::Over;
         state.settlements.take()
     }
 }

@@ -1,6 +1,7 @@
 //! A broker by hand: each test says frame by frame what it gets and what it answers.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use bytes::{Bytes, BytesMut};
 use posthouse_client::{Client, Connecting, Connector, Consumer, Message, Pipe, Publisher};

@@ -139,8 +139,9 @@ impl Schema {
             out.push(b'a' + tape.below(26) as u8);
             out.extend((1..len).map(|_| b"azAZ09._-"[tape.below(9)]));
         } else if kind == "String" {
-            let text: String =
-                (0..tape.below(40)).map(|_| ['x', 'ä', '€', '🚀', '\0'][tape.below(5)]).collect();
+            let text: String = (0..tape.below(40))
+                .map(|_| ['x', '\u{e4}', '\u{20ac}', '\u{1f680}', '\0'][tape.below(5)])
+                .collect();
             out.extend((text.len() as u32).to_le_bytes());
             out.extend(text.as_bytes());
         } else if kind == "bool" {

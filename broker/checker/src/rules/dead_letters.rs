@@ -138,9 +138,7 @@ fn missing(timeline: &Timeline<'_>, last: &Handout<'_, '_>, found: &mut Violatio
     let lossy = timeline.is_written(timeline.names.topic_of(subscription))
         && timeline.deaths.power_lost_in(last.earliest, timeline.end);
     // What was given back is a dead letter no more.
-    let redriven = timeline.redrives.iter().any(|at| {
-        at.key == subscription && !matches!(at.is.outcome, Outcome::Refused(_))
-    });
+    let redriven = timeline.is_redriven(subscription);
     if !looked_at || lossy || redriven || !(rejected.is_some() || exhausted) {
         return;
     }

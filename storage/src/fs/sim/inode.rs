@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What a disk writes in one go, more or less.
 pub const SECTOR_BYTES: usize = 512;
@@ -31,10 +32,10 @@ pub enum Fate {
 /// A file's content and history since the last sync.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
-    /// What reads see.
-    content: Vec<u8>,
+    /// What reads see. Shared with copies until written to: crashes of a large disk are cheap.
+    content: Arc<Vec<u8>>,
     /// What is on disk for certain.
-    durable: Vec<u8>,
+    durable: Arc<Vec<u8>>,
     /// Every version that a dirty sector had since the last sync.
     dirty: BTreeMap<usize, Vec<Sector>>,
     /// Every length since the last sync.
@@ -47,14 +48,18 @@ pub(super) struct Inode {
 
 impl Inode {
     pub(super) fn durable(content: Vec<u8>) -> Self {
-        Self { durable: content.clone(), content, ..Self::default() }
+        Self::shared(Arc::new(content))
+    }
+
+    fn shared(content: Arc<Vec<u8>>) -> Self {
+        Self { durable: Arc::clone(&content), content, ..Self::default() }
     }
 
     pub(super) fn content(&self) -> &[u8] {
         &self.content
     }
 
-    pub(super) const fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.content.len() as u64
     }
 
@@ -77,10 +82,10 @@ impl Inode {
             return;
         }
         if end > self.content.len() {
-            self.content.resize(end, 0);
+            Arc::make_mut(&mut self.content).resize(end, 0);
             self.lengths.push(end);
         }
-        if let Some(target) = self.content.get_mut(start..end) {
+        if let Some(target) = Arc::make_mut(&mut self.content).get_mut(start..end) {
             target.copy_from_slice(bytes);
         }
         for at in start / SECTOR_BYTES..=(end - 1) / SECTOR_BYTES {
@@ -105,14 +110,15 @@ impl Inode {
     pub(super) fn drop_cache(&mut self) {
         for at in std::mem::take(&mut self.ghosts) {
             let held = sector(&self.durable, at);
-            put_sector(&mut self.content, at, &held);
+            let content: &mut Vec<u8> = Arc::make_mut(&mut self.content);
+            put_sector(content, at, &held);
         }
     }
 
     pub(super) fn set_len(&mut self, len: u64) {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let old = self.content.len();
-        self.content.resize(len, 0);
+        Arc::make_mut(&mut self.content).resize(len, 0);
         self.lengths.push(len);
         // What lies behind the new end is gone for good once the length is synced.
         for at in len.min(old) / SECTOR_BYTES..old.max(len).div_ceil(SECTOR_BYTES) {
@@ -129,16 +135,24 @@ impl Inode {
             return Err(io::Error::other("simulated sync error"));
         }
         self.lengths.clear();
-        self.durable.resize(self.content.len(), 0);
+        if dirty.is_empty() && self.durable.len() == self.content.len() {
+            return Ok(());
+        }
+        let durable = Arc::make_mut(&mut self.durable);
+        durable.resize(self.content.len(), 0);
         for at in dirty.into_keys() {
             let version = sector(&self.content, at);
-            put_sector(&mut self.durable, at, &version);
+            put_sector(durable, at, &version);
         }
         Ok(())
     }
 
     pub(super) fn crash(&self, choose: &mut dyn FnMut(super::Unsynced, usize) -> Fate) -> Self {
-        let mut content = self.durable.clone();
+        if self.lengths.is_empty() && self.dirty.is_empty() {
+            let unreadable = self.unreadable.clone();
+            return Self { unreadable, ..Self::shared(Arc::clone(&self.durable)) };
+        }
+        let mut content = self.durable.to_vec();
         if !self.lengths.is_empty() {
             match choose(super::Unsynced::Length, self.lengths.len()) {
                 Fate::Lost => {}
@@ -171,17 +185,20 @@ fn sector(content: &[u8], at: usize) -> Sector {
     let mut sector = [0; SECTOR_BYTES];
     let start = at * SECTOR_BYTES;
     let held = content.get(start..content.len().min(start + SECTOR_BYTES)).unwrap_or_default();
-    for (target, byte) in sector.iter_mut().zip(held) {
-        *target = *byte;
+    if let Some(target) = sector.get_mut(..held.len()) {
+        target.copy_from_slice(held);
     }
     sector
 }
 
 /// Puts back as much of a sector as the file reaches.
 fn put_sector(content: &mut [u8], at: usize, sector: &Sector) {
-    let target = content.iter_mut().skip(at * SECTOR_BYTES);
-    for (target, byte) in target.zip(sector) {
-        *target = *byte;
+    let start = at * SECTOR_BYTES;
+    let end = content.len().min(start + SECTOR_BYTES);
+    if let Some(target) = content.get_mut(start..end)
+        && let Some(source) = sector.get(..target.len())
+    {
+        target.copy_from_slice(source);
     }
 }
 
