@@ -224,6 +224,7 @@ impl Driver {
     async fn hang_up(&mut self, mut connection: Connection) {
         self.session.unsubscribe(&mut self.out);
         let out = &mut self.out;
+        let wait = !out.is_empty();
         let flush = poll_fn(|cx| match connection.poll_progress(out, cx) {
             Poll::Ready(Ok(progress)) if progress.received && !out.is_empty() => {
                 cx.waker().wake_by_ref();
@@ -232,8 +233,11 @@ impl Driver {
             Poll::Ready(_) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
         });
-        // Not being able to say goodbye costs the broker a moment, and nothing else.
-        let _ = timeout(Duration::from_secs(1), flush).await;
+        // Not being able to say goodbye costs the broker a moment, and nothing else. With nothing to
+        // say there is nothing to wait for.
+        if wait {
+            let _ = timeout(Duration::from_secs(1), flush).await;
+        }
         connection.shutdown().await;
     }
 }

@@ -149,9 +149,9 @@ fn read_all(state: &Folded, reader: &Reader, partition: PartitionId) -> Result<S
             let Some(last) = batches.last() else { break };
             let end = last.next_offset();
             for batch in &batches {
-                let view = BatchView::parse(&batch.bytes).map_err(|error| error.to_string())?;
+                // The reader has checked headers; bodies are compared with what was promised.
+                let view = BatchView::parse_trusted(&batch.bytes).map_err(|e| e.to_string())?;
                 for (offset, message) in (batch.base.0..).zip(view.messages()) {
-                    message.verify().map_err(|e| format!("offset {offset}: {e}"))?;
                     if range.contains(&Offset(offset)) {
                         let crc = crc32fast::hash(message.body);
                         stored.insert(offset, (message.entry.id.0, crc));
