@@ -1,6 +1,8 @@
 //! Measuring programs of Posthouse: one subcommand per scenario.
 
+mod backlog;
 mod bare_loop;
+mod client;
 mod clock;
 mod device;
 mod disk;
@@ -10,6 +12,7 @@ mod place;
 mod probe;
 mod publish;
 mod report;
+mod running;
 
 use std::io;
 use std::path::PathBuf;
@@ -31,6 +34,10 @@ enum Scenario {
     BareLoop(bare_loop::Options),
     /// What a checksum per message and an index entry per message cost.
     Layout(Common),
+    /// The client crate: submit, a queue with every message acknowledged, replay.
+    Client(client::Options),
+    /// A deep backlog in the real binary: memory, start after a kill, the first message.
+    Backlog(backlog::Options),
     /// Publishing against the real broker, beside the bare loop.
     Publish(publish::Options),
     /// Positioned writes against stores through a mapping.
@@ -51,11 +58,13 @@ struct Common {
 fn main() -> io::Result<()> {
     match Cli::parse().scenario {
         Scenario::List => {
-            report::line("bare-loop\nlayout\nmap-vs-write\npublish");
+            report::line("backlog\nbare-loop\nclient\nlayout\nmap-vs-write\npublish");
             Ok(())
         }
         Scenario::BareLoop(options) => bare_loop::run(&options),
         Scenario::Layout(common) => layout::run(&common),
+        Scenario::Client(options) => client::run(&options),
+        Scenario::Backlog(options) => backlog::run(&options),
         Scenario::Publish(options) => publish::run(&options),
         Scenario::MapVsWrite(common) => map_vs_write::run(&common),
     }

@@ -4,14 +4,12 @@ mod peer;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
 use hdrhistogram::Histogram;
-use posthouse_broker::{Broker, Config};
 use posthouse_protocol::batch::{BatchBuilder, Message};
 use posthouse_protocol::settings::Durability;
 use posthouse_protocol::{MessageId, Timestamp};
@@ -21,6 +19,7 @@ use rustix::event::epoll;
 use self::peer::Peer;
 use crate::bare_loop::{Crowd, bare_turn};
 use crate::probe::{self, Probe};
+use crate::running::InProcess;
 use crate::{Common, clock, report};
 
 /// How to publish.
@@ -77,7 +76,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         "x p99",
         "x ops"
     ));
-    let broker = Running::start(dir.path())?;
+    let broker = InProcess::start(dir.path())?;
     for crowd in &options.cases {
         let mut rows = Vec::new();
         let mut readings = Vec::new();
@@ -141,34 +140,6 @@ fn print_row(crowd: Crowd, rows: &[(Figures, Option<[f64; 3]>)]) {
         ratio(|f| f.p99, 1),
         ratio(|f| f.per_second, 2),
     ));
-}
-
-/// A broker on its own threads, stopped at the end.
-struct Running {
-    runtime: tokio::runtime::Runtime,
-    broker: Broker,
-    address: SocketAddr,
-}
-
-impl Running {
-    fn start(dir: &Path) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let listen = "127.0.0.1:0".parse().map_err(io::Error::other)?;
-        let mut config = Config::default();
-        config.listen = vec![listen];
-        config.data_dir = dir.join("data");
-        let broker = runtime.block_on(Broker::start(config)).map_err(io::Error::other)?;
-        let address = broker.addresses().first().and_then(|address| address.parse().ok());
-        let address = address.ok_or_else(|| io::Error::other("the broker has no address"))?;
-        Ok(Self { runtime, broker, address })
-    }
-
-    fn stop(self) -> io::Result<()> {
-        match self.runtime.block_on(self.broker.shutdown()) {
-            posthouse_broker::Exit::Clean => Ok(()),
-            exit => Err(io::Error::other(exit.to_string())),
-        }
-    }
 }
 
 struct Load<'a> {

@@ -51,6 +51,7 @@ pub(crate) struct Driver {
 #[derive(Debug)]
 struct Servers {
     connectors: Vec<Box<dyn Connector>>,
+    /// The one tried last, or to be tried first.
     turn: usize,
     backoff: Backoff,
 }
@@ -89,6 +90,8 @@ impl Driver {
         let mut last = None;
         let connecting = async {
             loop {
+                // Of an attempt that hangs there is no error to tell.
+                last = None;
                 match self.servers.attempt(&self.name).await {
                     Ok(connection) => return Ok(connection),
                     Err(Failure::Refused(refusal)) if !refusal.is_retriable() => {
@@ -97,7 +100,8 @@ impl Driver {
                     Err(Failure::Refused(_) | Failure::TimedOut) => {}
                     Err(Failure::Io(error)) => last = Some(Arc::new(error)),
                 }
-                sleep(self.servers.pause()).await;
+                sleep(self.servers.backoff.next(random())).await;
+                self.servers.turn += 1;
             }
         };
         let connected = timeout(self.connect_timeout, connecting).await;
@@ -128,7 +132,8 @@ impl Driver {
         let Self { servers, session, mailbox, mail, name, .. } = self;
         let connecting = async {
             loop {
-                sleep(servers.pause()).await;
+                sleep(servers.backoff.next(random())).await;
+                servers.turn += 1;
                 match servers.attempt(name).await {
                     Ok(connection) => return connection,
                     Err(failure) => tracing::debug!(?failure, "no connection yet"),
@@ -171,6 +176,9 @@ impl Driver {
                 return None;
             }
             if let Err(error) = self.turn(&mut connection, now).await {
+                connection.read_last().await;
+                // What cannot be decoded costs the connection, and that is lost already.
+                let _ = self.on_received(&mut connection);
                 return Some(error);
             }
         }
@@ -253,23 +261,17 @@ impl Drop for Driver {
 }
 
 impl Servers {
-    /// The broker tried last, or to be tried first.
+    /// Its name.
     fn current(&self) -> String {
         let connector = self.connectors.get(self.turn % self.connectors.len().max(1));
         connector.map(|connector| connector.server()).unwrap_or_default()
     }
 
-    async fn attempt(&mut self, client: &str) -> Result<Connection, Failure> {
+    async fn attempt(&self, client: &str) -> Result<Connection, Failure> {
         let at = self.turn % self.connectors.len().max(1);
         match self.connectors.get(at) {
             Some(connector) => Connection::open(&**connector, client).await,
             None => Err(Failure::TimedOut),
         }
-    }
-
-    /// Goes on to the next broker, and says how long to wait before.
-    fn pause(&mut self) -> Duration {
-        self.turn += 1;
-        self.backoff.next(random())
     }
 }

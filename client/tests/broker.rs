@@ -7,7 +7,7 @@ mod cutting;
 use cutting::Cutting;
 use posthouse_broker::{Broker, Config, Exit};
 use posthouse_client::{
-    Client, Delivery, ErrorCode, Failure, Message, Mode, Offset, Position, Retry, Start,
+    Client, Delivery, ErrorCode, Failure, Mode, Offset, Position, Retry, Start,
     SubscriptionSettings, TopicSettings,
 };
 use std::collections::BTreeSet;
@@ -226,6 +226,32 @@ async fn consuming_over_connections_that_break_loses_nothing_and_settles_all() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_messages_go_through_a_socket_both_ways() {
+    let mut config = Config::temporary().unwrap();
+    config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+    let broker = Broker::start(config).await.unwrap();
+    let client = Client::builder().server(&broker.addresses()[0]).connect().await.unwrap();
+    client.admin().create_topic("orders", TopicSettings::default()).await.unwrap();
+    client.admin().ensure_subscription("orders", "billing").await.unwrap();
+    let orders = client.publisher("orders").await.unwrap();
+    let body = |number: u8| vec![number; (1 << 20) - usize::from(number) * 1000];
+    for number in 0..64 {
+        drop(orders.submit(body(number)).await.unwrap());
+    }
+    orders.flush().await.unwrap();
+
+    let mut billing = client.consumer("orders", "billing").await.unwrap();
+    for number in 0..64 {
+        let delivery = billing.next().await.unwrap().unwrap();
+        assert!(delivery.body() == &body(number), "number {number}");
+        delivery.ack();
+    }
+
+    let report = client.close(SECONDS).await;
+    assert_eq!((report.unsent, report.unsettled), (0, 0));
+}
+
 #[tokio::test]
 async fn client_rides_through_a_restart_on_a_unix_socket() {
     let directory = tempfile::tempdir().unwrap();
@@ -275,7 +301,7 @@ async fn typed_payloads_go_through_json() {
     let order = Order { customer: "c-17".to_owned(), cents: 1250 };
     let (_broker, client) = started().await;
     let orders = client.publisher("orders").await.unwrap();
-    orders.publish(Message::json(&order).unwrap()).await.unwrap();
+    orders.publish(posthouse_client::Message::json(&order).unwrap()).await.unwrap();
 
     let mut billing = client.consumer("orders", "billing").await.unwrap();
     let delivery = billing.next().await.unwrap().unwrap();

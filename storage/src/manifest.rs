@@ -436,6 +436,11 @@ impl ManifestSlots {
         };
         let [first, second] = MANIFEST;
         let files = [open_or_create(fs, first)?, open_or_create(fs, second)?];
+        // After a kill the newest slot may be in the page cache only. The next commit overwrites the
+        // other one, which may be all that the disk has.
+        if let Some(file) = files.get(slot) {
+            file.sync()?;
+        }
         let slots = Box::new(Self {
             files,
             current,
@@ -546,7 +551,8 @@ impl std::error::Error for ManifestError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::sim::SimFs;
+    use crate::fs::faults::{Fault, FaultFs};
+    use crate::fs::sim::{Fate, SimFs};
 
     #[test]
     fn commit_leaves_the_newest_slot_alone() {
@@ -565,6 +571,27 @@ mod tests {
         };
         assert_eq!(slots.current().durable, LogIndex(50));
         assert_eq!(damaged, None);
+    }
+
+    #[test]
+    fn slot_that_a_killed_process_left_unsynced_is_synced_before_the_other_is_overwritten() {
+        let disk = SimFs::new();
+        ManifestSlots::create(&disk, Manifest::default()).unwrap();
+        disk.sync_dir().unwrap();
+        let unsynced = FaultFs::new(disk.clone());
+        let Found::Sound { mut slots, .. } = ManifestSlots::load(&unsynced).unwrap() else {
+            panic!("a new store is sound");
+        };
+        unsynced.plan(1, Fault::PowerLoss);
+        slots.commit(|_| ()).unwrap_err();
+
+        let Found::Sound { mut slots, .. } = ManifestSlots::load(&disk).unwrap() else {
+            panic!("nothing was lost");
+        };
+        slots.commit(|_| ()).unwrap();
+
+        let kept = |name| disk.crash_with(&mut |_, _| Fate::Lost).contents(name).unwrap();
+        assert_eq!(MANIFEST.map(kept), MANIFEST.map(|name| disk.contents(name).unwrap()));
     }
 
     #[test]

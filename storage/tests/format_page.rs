@@ -23,13 +23,20 @@ const STATE_CODEC: &str = include_str!("../../broker/engine/src/state/codec.rs")
 #[test]
 fn page_names_the_codecs_that_it_describes() {
     let codecs = [
-        ("journal", [FRAME, SEGMENT, MANIFEST_SOURCE, CHECKPOINT, RUN].concat()),
-        ("events", [EVENT, EVENT_CODEC].concat()),
-        ("state", STATE_CODEC.to_owned()),
+        ("journal", [FRAME, SEGMENT, MANIFEST_SOURCE, CHECKPOINT, RUN].as_slice()),
+        ("events", [EVENT, EVENT_CODEC].as_slice()),
+        ("state", [STATE_CODEC].as_slice()),
     ];
+    let without_tests = |source: &&str| {
+        let (code, _) = source.split_once("\n#[cfg(test)]").unwrap_or((source, ""));
+        code.to_owned()
+    };
+    let hash = |sources: &[&str]| {
+        crc32fast::hash(sources.iter().map(without_tests).collect::<String>().as_bytes())
+    };
     let wrong: Vec<String> = codecs
         .iter()
-        .map(|(name, source)| (name, crc32fast::hash(source.as_bytes())))
+        .map(|(name, sources)| (name, hash(sources)))
         .filter(|(name, hash)| !PAGE.contains(&format!("- codec `{name}`: `{hash:08x}` (")))
         .map(|(name, hash)| format!("- codec `{name}`: `{hash:08x}`"))
         .collect();

@@ -13,11 +13,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a broker may take to confirm what was sent, once all is done.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a request may take unless the command line says otherwise.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Connects, or says that there is no server.
 pub(crate) async fn connect(common: &Common) -> Result<Client, Failure> {
+    connect_for(common, REQUEST_TIMEOUT).await
+}
+
+/// The same, for requests that may take so long.
+pub(crate) async fn connect_for(common: &Common, timeout: Duration) -> Result<Client, Failure> {
     let builder = Client::builder()
         .server(&common.server)
         .name(concat!("posthouse ", env!("CARGO_PKG_VERSION")))
+        .operation_timeout(timeout)
         .connect_timeout(CONNECT_TIMEOUT);
     Ok(builder.connect().await?)
 }

@@ -4,7 +4,7 @@ mod stream;
 mod tally;
 
 use crate::cli::{Common, parse_name};
-use crate::connect::{close, connect};
+use crate::connect::{close, connect_for};
 use crate::exit::{Code, Failure};
 use crate::output::Output;
 use crate::settings::durability_word;
@@ -101,7 +101,7 @@ impl Publish {
             Some(path) => Some(stream::open(path)?),
             None => None,
         };
-        let client = connect(common).await?;
+        let client = connect_for(common, self.timeout.0).await?;
         let topic = self.topic.as_str();
         if self.create {
             client.admin().ensure_topic(topic).await?;

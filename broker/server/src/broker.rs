@@ -357,6 +357,8 @@ impl Run<'_> {
                 () = timer.as_mut() => {}
                 () = &mut stop => return Ok(()),
             }
+            // One look at the sockets, without waiting: what has arrived meanwhile joins the group.
+            tokio::task::yield_now().await;
             core.round()?;
             if let Some(exit) = self.checkpoints.failure() {
                 return Err(exit);

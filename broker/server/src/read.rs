@@ -231,7 +231,7 @@ pub(crate) fn message(
     match purpose {
         LoadPurpose::DeadLetter { .. } => add_dead_headers(&mut message, headers),
         LoadPurpose::Redrive { .. } => {
-            message.headers.retain(|(name, _)| !name.starts_with(DEAD_HEADER_PREFIX.as_bytes()))
+            message.headers.retain(|(name, _)| !name.starts_with(DEAD_HEADER_PREFIX.as_bytes()));
         }
     }
     let mut builder = BatchBuilder::new();

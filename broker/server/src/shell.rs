@@ -97,6 +97,7 @@ pub struct Shell<O> {
     room: Room,
     timers: Timers,
     unsynced_bytes: usize,
+    hand_over_bytes: usize,
     /// A sync is under way elsewhere.
     syncing: bool,
     effects: Effects,
@@ -129,10 +130,17 @@ impl<O: Outlet> Shell<O> {
             room,
             timers: Timers::default(),
             unsynced_bytes: 0,
+            hand_over_bytes: HAND_OVER_BYTES,
             syncing: false,
             effects: Effects::new(),
             frames: Vec::new(),
         }
+    }
+
+    /// Hands over syncs from so many unsynced bytes on, so that a simulation gets to see them with
+    /// little traffic.
+    pub const fn set_hand_over_bytes(&mut self, bytes: usize) {
+        self.hand_over_bytes = bytes;
     }
 
     /// Begins a start epoch; when this returns it is durable.
@@ -293,7 +301,7 @@ impl<O: Outlet> Shell<O> {
         let awaited = self.gates.wanted().is_some();
         let overdue = self.timers.sync_at.is_some_and(|at| at <= now.mono);
         if awaited || overdue {
-            let hand_over = self.unsynced_bytes >= HAND_OVER_BYTES;
+            let hand_over = self.unsynced_bytes >= self.hand_over_bytes;
             self.unsynced_bytes = 0;
             self.timers.sync_at = None;
             self.timers.mark_at = Some(now.mono.plus_millis(MARK_MS));

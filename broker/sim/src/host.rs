@@ -71,12 +71,20 @@ impl Outlet for Post {
 
 impl Host {
     /// A broker over what recovery has returned, its start epoch durable.
-    pub(crate) fn start(store: Store<Folded>, tap: Tap, now: Now) -> Result<Self, Exit> {
+    pub(crate) fn start(
+        store: Store<Folded>,
+        tap: Tap,
+        now: Now,
+        hand_over_bytes: Option<usize>,
+    ) -> Result<Self, Exit> {
         let Store { state, report, journal, reader, checkpointer, shared } = store;
         let room = Room { shared, progress: checkpointer.progress() };
         let engine = Engine::new(state.0, journal.written());
         let post = Post { reader: reader.clone(), tap, jobs: Vec::new(), frames: Vec::new() };
         let mut shell = Shell::new(engine, journal, room, post);
+        if let Some(bytes) = hand_over_bytes {
+            shell.set_hand_over_bytes(bytes);
+        }
         shell.start(now, report.start_epoch, report.clean)?;
         Ok(Self {
             shell,

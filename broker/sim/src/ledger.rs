@@ -80,6 +80,7 @@ enum Asked {
 
 impl Ledger {
     /// A client sends a request.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most requests promise nothing")]
     pub(crate) fn sent(&mut self, connection: ConnectionId, frame: &Bytes) {
         let Input::Request { correlation, request, batch, .. } =
             wire::read_request(connection, frame)
@@ -172,6 +173,7 @@ impl Ledger {
         self.consumers.clear();
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most replies teach nothing")]
     fn learn(&mut self, reply: Reply) {
         match reply {
             Reply::TopicInfo(info) => {

@@ -16,6 +16,7 @@ const WANTED: &[&str] = &[
     "kills_in_recovery",
     "redeliveries",
     "failed_syncs",
+    "syncs_handed_over",
     "checkpoints",
     "recycled",
 ];

@@ -83,7 +83,9 @@ impl Settlements {
     ) -> Arc<Outcomes> {
         let recent = self.groups.iter_mut().rev().take(GROUPS_SEARCHED);
         let full = limits::LIST_ENTRIES_MAX as usize;
-        let mut fitting = recent.filter(|group| group.runs.len() < full && group.action == action);
+        let mut fitting = recent.filter(|group| {
+            group.runs.len() < full && group.action == action && !group.names(offset, fence)
+        });
         if let Some(group) = fitting.next() {
             group.add(offset, fence, fresh);
             return Arc::clone(&group.outcomes);
@@ -120,6 +122,18 @@ impl Settlements {
 }
 
 impl Group {
+    /// Whether another hand-out of this message is among them. A refusal names offsets only, so it
+    /// could not be told which of the two it means.
+    fn names(&self, offset: Offset, fence: Fence) -> bool {
+        let covers = |run: &DeliveryRun| {
+            let place = offset.distance_from(run.first);
+            offset >= run.first
+                && place < u64::from(run.count)
+                && run.fence.plus(place) != fence
+        };
+        self.runs.iter().any(covers)
+    }
+
     fn add(&mut self, offset: Offset, fence: Fence, fresh: bool) {
         self.messages += 1;
         self.fresh += u64::from(fresh);

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use posthouse_protocol::frame::{self, Frame};
 use posthouse_protocol::message::{HELLO_MAGIC, Hello, VERSION, Welcome};
 use posthouse_protocol::{CorrelationId, DecodeError, Reply, Request, limits};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 /// How long one attempt may take, the handshake included.
-const ATTEMPT: Duration = Duration::from_secs(10);
+const ATTEMPT: Duration = Duration::from_secs(5);
 /// Bytes of the client's name that fit the first frame.
 const NAME_BYTES_MAX: usize = 200;
 /// Room for received bytes that is allocated at a time.
@@ -104,6 +104,16 @@ impl Connection {
         } else {
             Poll::Pending
         }
+    }
+
+    /// Reads what has come before a connection that cannot be written to is given up: among it may
+    /// be answers that would otherwise have to be asked for again.
+    pub(crate) async fn read_last(&mut self) {
+        poll_fn(|cx| {
+            while let Poll::Ready(Ok(())) = self.poll_read(cx) {}
+            Poll::Ready(())
+        })
+        .await;
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -82,7 +82,8 @@ impl AsyncWrite for Cut {
     ) -> Poll<io::Result<usize>> {
         self.check()?;
         let some = bytes.len().min(usize::try_from(self.left).unwrap());
-        let written = Pin::new(&mut self.inner).poll_write(cx, &bytes[..some]);
+        let written =
+            Pin::new(&mut self.inner).poll_write(cx, bytes.get(..some).unwrap_or_default());
         if let Poll::Ready(Ok(written)) = written {
             self.spend(written);
         }

@@ -157,10 +157,8 @@ impl Client for Admin {
     ) {
         self.session.heard = around.now;
         if self.redriving.is_some_and(|asked| asked.0 == to) {
-            let outcome = match reply {
-                Reply::Refused(refusal) => refused(refusal.code),
-                _ => Outcome::Ok,
-            };
+            let outcome =
+                if let Reply::Refused(refusal) = reply { refused(refusal.code) } else { Outcome::Ok };
             self.redriven(around, outcome);
         } else if self.asked.as_ref().is_some_and(|asked| asked.0 == to) {
             self.answered(reply);

@@ -1,14 +1,16 @@
 //! A consumer of a queue subscription: credit, taking, settling, and every way to be rude.
 
-use super::{Client, Phase, Session, Surroundings, name, refused};
+mod settling;
+
+use super::{Client, Phase, Session, Surroundings, name};
 use crate::chance::Chance;
 use bytes::Bytes;
-use posthouse_checker::history::{self, ConsumerChange, Event, Outcome};
+use posthouse_checker::history::{self, ConsumerChange, Event};
 use posthouse_protocol::message::{
-    BACKOFF, Credit, Deliver, DeliveryRun, Extend, Settle, Settled, Subscribe, Subscribed,
-    Unsubscribe, Verdict,
+    BACKOFF, Credit, Deliver, Extend, Settle, Subscribe, Subscribed, Unsubscribe, Verdict,
 };
-use posthouse_protocol::{ConsumerId, CorrelationId, Fence, Offset, Reply, SubscriptionId};
+use posthouse_protocol::{ConsumerId, CorrelationId, Fence, Reply, SubscriptionId};
+use settling::{Settling, Told, What, fence, runs};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Messages of credit.
@@ -57,19 +59,6 @@ struct Taken {
     crc: u32,
     /// When the credit was granted that it used.
     after: u64,
-}
-
-#[derive(Debug)]
-struct Settling {
-    t0: u64,
-    what: What,
-    deliveries: Vec<Taken>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum What {
-    Settle(Verdict),
-    Extend(u64),
 }
 
 impl Consumer {
@@ -229,10 +218,12 @@ impl Consumer {
         let sent = match what {
             What::Settle(verdict) => {
                 let fails = matches!(verdict, Verdict::Nack | Verdict::Reject);
-                let delay_ms = match verdict {
-                    Verdict::Nack if around.dice.percent(60) => BACKOFF,
-                    Verdict::Nack => around.dice.between(0, 300),
-                    _ => 0,
+                let delay_ms = if verdict != Verdict::Nack {
+                    0
+                } else if around.dice.percent(60) {
+                    BACKOFF
+                } else {
+                    around.dice.between(0, 300)
                 };
                 let reason = if fails { "does not work".to_owned() } else { String::new() };
                 let request = Settle { subscription, verdict, delay_ms, reason, deliveries: runs };
@@ -245,61 +236,6 @@ impl Consumer {
         if let Some(to) = sent {
             self.settling.insert(to, Settling { t0: around.now, what, deliveries });
         }
-    }
-
-    fn answered(&self, around: &mut Surroundings<'_>, settling: &Settling, reply: &Told<'_>) {
-        for taken in &settling.deliveries {
-            let outcome = match reply {
-                Told::Settled(settled) => {
-                    let refusal = settled.refused.iter().find(|run| {
-                        (run.first.0..run.first.0 + u64::from(run.count)).contains(&taken.offset)
-                    });
-                    refusal.map_or(Outcome::Ok, |run| refused(run.code))
-                }
-                Told::Refused(code) => refused(*code),
-                Told::Nothing => Outcome::Unknown,
-            };
-            self.record(around, settling, taken, outcome);
-        }
-    }
-
-    fn record(
-        &self,
-        around: &mut Surroundings<'_>,
-        settling: &Settling,
-        taken: &Taken,
-        outcome: Outcome,
-    ) {
-        let (t0, t1) = (history::Time(settling.t0), around.time());
-        let (topic, subscription) = (self.topic.clone(), self.subscription.clone());
-        let (offset, fence) = (taken.offset, fence(taken.fence));
-        around.history.push(match settling.what {
-            What::Extend(lease_ms) => Event::Extend(history::Extend {
-                t0,
-                t1,
-                topic,
-                subscription,
-                offset,
-                fence,
-                lease_ms,
-                outcome,
-            }),
-            What::Settle(verdict) => Event::Settle(history::Settle {
-                t0,
-                t1,
-                topic,
-                subscription,
-                offset,
-                fence,
-                verdict: match verdict {
-                    Verdict::Ack => history::Verdict::Ack,
-                    Verdict::Nack => history::Verdict::Nack,
-                    Verdict::Release => history::Verdict::Release,
-                    Verdict::Reject => history::Verdict::Reject,
-                },
-                outcome,
-            }),
-        });
     }
 
     fn unsubscribe(&mut self, around: &mut Surroundings<'_>) {
@@ -337,13 +273,6 @@ impl Consumer {
     }
 }
 
-/// How a settlement ended.
-enum Told<'a> {
-    Settled(&'a Settled),
-    Refused(u16),
-    Nothing,
-}
-
 impl Client for Consumer {
     fn act(&mut self, around: &mut Surroundings<'_>) {
         let is_over = around.phase == Phase::Finish && !self.is_drain;
@@ -371,6 +300,7 @@ impl Client for Consumer {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most replies are none of its business")]
     fn receive(
         &mut self,
         around: &mut Surroundings<'_>,
@@ -384,7 +314,7 @@ impl Client for Consumer {
             Reply::Subscribed(subscribed) => self.opened(around, subscribed),
             Reply::Settled(settled) => {
                 if let Some(settling) = self.settling.remove(&to) {
-                    self.answered(around, &settling, &Told::Settled(&settled));
+                    settling.answered(around, (&self.topic, &self.subscription), &Told::Settled(&settled));
                 }
             }
             Reply::Done(_) => {
@@ -394,7 +324,7 @@ impl Client for Consumer {
             }
             Reply::Refused(refusal) => {
                 if let Some(settling) = self.settling.remove(&to) {
-                    self.answered(around, &settling, &Told::Refused(refusal.code));
+                    settling.answered(around, (&self.topic, &self.subscription), &Told::Refused(refusal.code));
                 } else if self.subscribing.is_some_and(|asked| asked.0 == to) {
                     self.subscribing = None;
                 }
@@ -413,7 +343,7 @@ impl Client for Consumer {
             self.change(around, span, open.number, ConsumerChange::Lost);
         }
         for settling in std::mem::take(&mut self.settling).into_values() {
-            self.answered(around, &settling, &Told::Nothing);
+            settling.answered(around, (&self.topic, &self.subscription), &Told::Nothing);
             // Some ask again on the next connection.
             if matches!(settling.what, What::Settle(Verdict::Ack)) && around.dice.percent(50) {
                 self.held.extend(settling.deliveries);
@@ -436,29 +366,4 @@ impl Client for Consumer {
             && self.held.is_empty()
             && self.open.as_ref().is_none_or(|open| open.inbox.is_empty())
     }
-}
-
-/// Neighbours with neighbouring fences as one.
-fn runs(deliveries: &[Taken]) -> Vec<DeliveryRun> {
-    let mut runs: Vec<DeliveryRun> = Vec::new();
-    for taken in deliveries {
-        match runs.last_mut() {
-            Some(run)
-                if run.first.0 + u64::from(run.count) == taken.offset
-                    && run.fence.plus(u64::from(run.count)) == taken.fence =>
-            {
-                run.count += 1;
-            }
-            _ => runs.push(DeliveryRun {
-                first: Offset(taken.offset),
-                fence: taken.fence,
-                count: 1,
-            }),
-        }
-    }
-    runs
-}
-
-const fn fence(fence: Fence) -> history::Fence {
-    history::Fence { epoch: fence.epoch.0, counter: fence.counter }
 }

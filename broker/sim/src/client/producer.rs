@@ -218,14 +218,18 @@ impl Producer {
     fn declined(&mut self, around: &mut Surroundings<'_>, at: usize, refused: &Refused) {
         let code = ErrorCode::from_number(refused.code).expect("a code that exists");
         self.resend_at = around.now + around.dice.between(1, RETRY_NANOS);
-        match code {
-            ErrorCode::UnknownProducer => self.start_anew(around),
-            ErrorCode::StorageFull
-            | ErrorCode::Overloaded
-            | ErrorCode::ShuttingDown
-            | ErrorCode::OutOfSequence => {}
-            other => panic!("a publish was refused with {other}: {}", refused.text),
+        if code == ErrorCode::UnknownProducer {
+            self.start_anew(around);
         }
+        // The only ones that a sender of sound publishes to topics that exist can get.
+        let expected = [
+            ErrorCode::UnknownProducer,
+            ErrorCode::StorageFull,
+            ErrorCode::Overloaded,
+            ErrorCode::ShuttingDown,
+            ErrorCode::OutOfSequence,
+        ];
+        assert!(expected.contains(&code), "a publish was refused with {code}: {}", refused.text);
         if let Some(sent) = self.window.get_mut(at) {
             sent.flight = None;
             sent.refused = Some(code);

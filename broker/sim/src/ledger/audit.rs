@@ -101,7 +101,9 @@ impl Audited<'_> {
         promise.since > self.left
             || (settled && !self.subscriptions.is_empty())
             || self.dead.contains(&promise.id)
+            // Redriven: it has another offset now, or had one and was settled there.
             || ledger.moved.contains(&promise.id)
+            || self.found.values().any(|(id, _)| *id == promise.id)
     }
 
     fn settled(&self) -> Result<(), String> {

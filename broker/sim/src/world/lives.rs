@@ -141,7 +141,8 @@ impl World {
         self.expected = None;
         let now = self.clock();
         let epoch = store.report.start_epoch;
-        match Host::start(store, self.tap.clone(), now) {
+        let hand_over = self.dice.percent(50).then(|| self.dice.index(800));
+        match Host::start(store, self.tap.clone(), now, hand_over) {
             Ok(host) => self.host = Some(host),
             Err(exit) if self.has_trouble() => return self.died_starting(&exit.to_string()),
             Err(exit) => return Err(format!("the disk is well, and the start failed: {exit}")),

@@ -1,6 +1,10 @@
-//! The suites, in the order in which they run: cheap gates first.
+//! The suites, in the order in which they run: cheap gates first, then the heavy suites at full
+//! count, then the planted bugs.
 
-use crate::{Suite, suite};
+use crate::{Suite, planted, suite};
+
+/// Arguments of a test binary: print what it says, faults included.
+const TEST: &str = "test";
 
 pub(crate) const SUITES: &[Suite] = &[
     suite("format", "cargo fmt --check", &["fmt", "--all", "--check"], &[]),
@@ -16,5 +20,43 @@ pub(crate) const SUITES: &[Suite] = &[
         &["doc", "--workspace", "--no-deps", "--locked", "--quiet"],
         &[("RUSTDOCFLAGS", "-D warnings")],
     ),
-    suite("tests", "every test, at its everyday count", &["test", "--workspace", "--locked"], &[]),
+    suite(
+        "tests",
+        "every test, at its everyday count",
+        &[TEST, "--workspace", "--locked", "--", "--nocapture"],
+        &[],
+    ),
+    suite("example hello", "publish and consume", &["run", "-q", "--locked", "-p", "posthouse-client", "--example", "hello"], &[]),
+    suite("example work_queue", "a work queue", &["run", "-q", "--locked", "-p", "posthouse-client", "--example", "work_queue"], &[]),
+    suite("example stream", "a stream", &["run", "-q", "--locked", "-p", "posthouse-client", "--example", "stream"], &[]),
+    suite(
+        "fuzz",
+        "every decoder, 300,000 mutations each",
+        &[TEST, "--locked", "-p", "posthouse-protocol", "--test", "fuzz_smoke", "--", "--nocapture"],
+        &[("POSTHOUSE_FUZZ_ITERATIONS", "300000")],
+    ),
+    suite(
+        "storage power loss",
+        "any subset of unsynced sectors survives",
+        &[TEST, "--locked", "-p", "posthouse-storage", "--test", "power_loss", "--", "--nocapture"],
+        &[("POSTHOUSE_CRASH_POINTS", "60000")],
+    ),
+    suite(
+        "broker power loss",
+        "the same under the whole broker",
+        &[TEST, "--locked", "-p", "posthouse-sim", "--test", "power_loss", "--", "--nocapture"],
+        &[("POSTHOUSE_CRASH_POINTS", "100000")],
+    ),
+    suite(
+        "simulation",
+        "every kind of fault, judged by the checker",
+        &[TEST, "--locked", "-p", "posthouse-sim", "--test", "simulation", "--", "--nocapture"],
+        &[("POSTHOUSE_SIM_SEEDS", "300")],
+    ),
+    suite(
+        "kill suite",
+        "kill -9 of the real binary, 100 cycles",
+        &[TEST, "--locked", "-p", "posthouse", "--test", "kill_suite", "--", "--nocapture"],
+        &[("POSTHOUSE_KILL_CYCLES", "100")],
+    ),
 ];
