@@ -30,6 +30,8 @@ struct Cli {
 enum Scenario {
     /// Names every scenario.
     List,
+    /// Runs every scenario once, for a moment: shows that they work, measures nothing.
+    Smoke,
     /// The honest limit: sockets, one write, one sync, replies, and no broker.
     BareLoop(bare_loop::Options),
     /// What a checksum per message and an index entry per message cost.
@@ -55,17 +57,29 @@ struct Common {
     dir: PathBuf,
 }
 
+/// Every scenario, as `list` names them.
+const NAMES: [&str; 6] = ["backlog", "bare-loop", "client", "layout", "map-vs-write", "publish"];
+
 fn main() -> io::Result<()> {
-    match Cli::parse().scenario {
+    perform(Cli::parse().scenario)
+}
+
+fn perform(scenario: Scenario) -> io::Result<()> {
+    match scenario {
         Scenario::List => {
-            report::line("backlog\nbare-loop\nclient\nlayout\nmap-vs-write\npublish");
+            report::line(NAMES.join("\n"));
             Ok(())
         }
-        Scenario::BareLoop(options) => bare_loop::run(&options),
-        Scenario::Layout(common) => layout::run(&common),
-        Scenario::Client(options) => client::run(&options),
+        Scenario::Smoke => NAMES.iter().try_for_each(|name| {
+            report::line(format_args!("\n== {name}"));
+            let arguments = ["posthouse-benches", name, "--smoke"];
+            perform(Cli::try_parse_from(arguments).map_err(io::Error::other)?.scenario)
+        }),
         Scenario::Backlog(options) => backlog::run(&options),
-        Scenario::Publish(options) => publish::run(&options),
+        Scenario::BareLoop(options) => bare_loop::run(&options),
+        Scenario::Client(options) => client::run(&options),
+        Scenario::Layout(common) => layout::run(&common),
         Scenario::MapVsWrite(common) => map_vs_write::run(&common),
+        Scenario::Publish(options) => publish::run(&options),
     }
 }

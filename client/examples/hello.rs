@@ -6,7 +6,7 @@ use std::time::Duration;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let client = Client::builder().server("127.0.0.1:7400").name("hello").connect().await?;
+    let client = Client::builder().server(server()).name("hello").connect().await?;
     client.admin().ensure_topic("greetings").await?;
     client.admin().ensure_subscription("greetings", "hello").await?;
 
@@ -29,4 +29,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 fn say(line: &str) -> std::io::Result<()> {
     use std::io::Write;
     writeln!(std::io::stdout(), "{line}")
+}
+
+/// `POSTHOUSE_SERVER`, as for the `posthouse` command.
+fn server() -> String {
+    std::env::var("POSTHOUSE_SERVER").unwrap_or_else(|_| "127.0.0.1:7400".to_owned())
 }

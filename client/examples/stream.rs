@@ -7,7 +7,7 @@ use std::time::Duration;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let client = Client::builder().server("127.0.0.1:7400").name("stream").connect().await?;
+    let client = Client::builder().server(server()).name("stream").connect().await?;
     let admin = client.admin();
     admin.ensure_topic("events").await?;
     let settings = SubscriptionSettings { mode: Mode::Stream, ..SubscriptionSettings::default() };
@@ -31,4 +31,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     client.close(Duration::from_secs(5)).await;
     Ok(())
+}
+
+/// `POSTHOUSE_SERVER`, as for the `posthouse` command.
+fn server() -> String {
+    std::env::var("POSTHOUSE_SERVER").unwrap_or_else(|_| "127.0.0.1:7400".to_owned())
 }

@@ -1,20 +1,26 @@
 //! A work queue: eight handlers at a time, failures back off, hopeless ones become dead letters.
-//! Ctrl-C lets the handlers at work finish and gives the rest back.
+//! Ends when the work is done; Ctrl-C lets the handlers at work finish and gives the rest back.
 
 use posthouse_client::{Client, Delivery, Failure, Message};
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
+
+const JOBS: usize = 100;
+static DONE: AtomicUsize = AtomicUsize::new(0);
+static ALL_DONE: Notify = Notify::const_new();
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let client = Client::builder().server("127.0.0.1:7400").name("work_queue").connect().await?;
+    let client = Client::builder().server(server()).name("work_queue").connect().await?;
     client.admin().ensure_topic("jobs").await?;
     client.admin().ensure_subscription("jobs", "workers").await?;
 
     let jobs = client.publisher("jobs").await?;
     let mut receipts = Vec::new();
-    for number in 0..100 {
+    for number in 0..JOBS {
         // Waits for room only; what waits travels together.
         receipts.push(jobs.submit(Message::new(number.to_string())).await?);
     }
@@ -23,8 +29,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let workers = client.consumer("jobs", "workers").credit(64, 1 << 20).await?;
-    let ctrl_c = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
-    workers.run(8, work).until(ctrl_c).await?;
+    let end = async {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            () = ALL_DONE.notified() => {}
+        }
+    };
+    workers.run(8, work).until(end).await?;
 
     client.close(Duration::from_secs(5)).await;
     Ok(())
@@ -38,5 +49,13 @@ async fn work(job: Arc<Delivery>) -> Result<(), Failure> {
         return Err(Failure::from("works at the second attempt"));
     }
     tokio::time::sleep(Duration::from_millis(number)).await;
+    if DONE.fetch_add(1, Ordering::Relaxed) + 1 == JOBS {
+        ALL_DONE.notify_one();
+    }
     Ok(())
+}
+
+/// `POSTHOUSE_SERVER`, as for the `posthouse` command.
+fn server() -> String {
+    std::env::var("POSTHOUSE_SERVER").unwrap_or_else(|_| "127.0.0.1:7400".to_owned())
 }

@@ -1,12 +1,7 @@
 //! A disk that fails a sync: the broker ends with 74, says nothing good after it, and has lost
 //! nothing that it acknowledged.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[expect(dead_code, reason = "each test uses a part of it")]
 mod support;

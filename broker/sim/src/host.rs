@@ -46,7 +46,13 @@ struct Post {
 }
 
 impl Post {
-    fn send(&mut self, to: ConnectionId, correlation: CorrelationId, reply: &Reply, tail: &[Bytes]) {
+    fn send(
+        &mut self,
+        to: ConnectionId,
+        correlation: CorrelationId,
+        reply: &Reply,
+        tail: &[Bytes],
+    ) {
         self.frames.push((to, wire::reply(correlation, reply, tail)));
         self.tap.frame_left();
     }
@@ -86,13 +92,7 @@ impl Host {
             shell.set_hand_over_bytes(bytes);
         }
         shell.start(now, report.start_epoch, report.clean)?;
-        Ok(Self {
-            shell,
-            checkpointer,
-            reader,
-            syncing: Syncing::Nothing,
-            inputs: Vec::new(),
-        })
+        Ok(Self { shell, checkpointer, reader, syncing: Syncing::Nothing, inputs: Vec::new() })
     }
 
     pub(crate) const fn state(&self) -> &State {
@@ -165,7 +165,9 @@ impl Host {
             Ok(Step::Worked(task)) => Ok(Some(task)),
             Ok(Step::Idle { .. } | Step::OutOfSpace { .. }) => Ok(None),
             Err(error) if error.is_fatal() => Err(Exit::Disk(error.to_string())),
-            Err(error) => panic!("nothing damages the disk, and yet the checkpointer says: {error}"),
+            Err(error) => {
+                panic!("nothing damages the disk, and yet the checkpointer says: {error}")
+            }
         }
     }
 

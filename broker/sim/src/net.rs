@@ -33,8 +33,7 @@ pub(crate) enum Arrival {
 impl Net {
     pub(crate) fn connect(&mut self, client: usize) -> ConnectionId {
         self.last += 1;
-        let link =
-            Link { client, up: VecDeque::new(), down: VecDeque::new(), is_cut: false };
+        let link = Link { client, up: VecDeque::new(), down: VecDeque::new(), is_cut: false };
         self.links.insert(ConnectionId(self.last), link);
         ConnectionId(self.last)
     }

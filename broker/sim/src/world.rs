@@ -207,11 +207,7 @@ impl World {
         });
     }
 
-    fn with_client(
-        &mut self,
-        at: usize,
-        act: impl FnOnce(&mut dyn Client, &mut Surroundings<'_>),
-    ) {
+    fn with_client(&mut self, at: usize, act: impl FnOnce(&mut dyn Client, &mut Surroundings<'_>)) {
         let mut around = Surroundings {
             now: self.now,
             phase: self.phase,

@@ -23,7 +23,7 @@ const WANTED: &[&str] = &[
 
 #[test]
 fn what_was_acknowledged_survives_every_power_loss() {
-    let points = number("POSTHOUSE_CRASH_POINTS", 6_000);
+    let points = number("POSTHOUSE_CRASH_POINTS", 5_000);
     let suite = Suite::new("power_loss", Plan::power_loss);
     let faults = suite.run(u64::MAX, |faults| faults.crash_points >= points);
     println!("{faults}");

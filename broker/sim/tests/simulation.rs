@@ -27,7 +27,7 @@ const WANTED: &[&str] = &[
 
 #[test]
 fn whatever_happens_the_promises_hold() {
-    let seeds = number("POSTHOUSE_SIM_SEEDS", 24);
+    let seeds = number("POSTHOUSE_SIM_SEEDS", 20);
     let suite = Suite::new("simulation", Plan::simulation);
     let faults = suite.run(seeds, |_| false);
     println!("{faults}");

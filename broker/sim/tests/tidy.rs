@@ -106,7 +106,11 @@ fn files_are_nouns_of_the_domain_and_short() {
     let banned = ["utils", "helpers", "common", "misc", "manager", "handler", "service", "inner"];
     for (path, source) in sources() {
         let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
-        assert!(!banned.contains(&stem.as_str()), "{} has a name that says nothing", path.display());
+        assert!(
+            !banned.contains(&stem.as_str()),
+            "{} has a name that says nothing",
+            path.display()
+        );
         let lines = source.lines().count();
         assert!(lines <= 800, "{} has {lines} lines: what belongs elsewhere?", path.display());
     }
@@ -155,7 +159,8 @@ fn no_page_names_a_machine_or_a_registry() {
 
 #[test]
 fn the_engine_and_the_protocol_are_pure() {
-    let banned = ["std::fs", "std::net", "std::thread", "Instant::now", "SystemTime", "HashMap", "tokio::"];
+    let banned =
+        ["std::fs", "std::net", "std::thread", "Instant::now", "SystemTime", "HashMap", "tokio::"];
     for (path, source) in sources() {
         let here = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
         let pure = here.starts_with("broker/engine/src") || here.starts_with("protocol/src");

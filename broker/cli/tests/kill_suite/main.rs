@@ -5,12 +5,7 @@
 //! `POSTHOUSE_KILL_CYCLES` says how many times (10 unless set, CI takes 100), `POSTHOUSE_KILL_SEED`
 //! which choices the load makes. A run whose kills hit nothing fails.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 #[expect(dead_code, reason = "each test binary uses its own part")]
 #[path = "../support/mod.rs"]

@@ -66,9 +66,9 @@ impl Admin {
 
     /// Asks for what there is.
     pub(crate) fn describe(&mut self, topics: impl IntoIterator<Item = String>) {
-        self.left.extend(topics.into_iter().map(|topic| {
-            Request::from(TopicDescribe { topic: name(&topic) })
-        }));
+        self.left.extend(
+            topics.into_iter().map(|topic| Request::from(TopicDescribe { topic: name(&topic) })),
+        );
     }
 
     /// Asks how a subscription stands.
@@ -90,8 +90,7 @@ impl Admin {
             return;
         };
         let limit = u32::try_from(around.dice.between(1, 8)).unwrap_or(1);
-        let request =
-            DeadRedrive { topic: name(topic), subscription: name(subscription), limit };
+        let request = DeadRedrive { topic: name(topic), subscription: name(subscription), limit };
         let sent = self.session.send(around, request, &[]);
         self.redriving = sent.map(|to| (to, around.now, topic, *subscription));
     }
@@ -157,8 +156,11 @@ impl Client for Admin {
     ) {
         self.session.heard = around.now;
         if self.redriving.is_some_and(|asked| asked.0 == to) {
-            let outcome =
-                if let Reply::Refused(refusal) = reply { refused(refusal.code) } else { Outcome::Ok };
+            let outcome = if let Reply::Refused(refusal) = reply {
+                refused(refusal.code)
+            } else {
+                Outcome::Ok
+            };
             self.redriven(around, outcome);
         } else if self.asked.as_ref().is_some_and(|asked| asked.0 == to) {
             self.answered(reply);

@@ -122,8 +122,7 @@ impl Consumer {
         open.granted_bytes += around.dice.between(100, bytes_max);
         open.grants.push_back((open.granted, around.now));
         let (consumer, taken) = (open.id, open.taken);
-        let credit =
-            Credit { consumer, messages: open.granted, bytes: open.granted_bytes, taken };
+        let credit = Credit { consumer, messages: open.granted, bytes: open.granted_bytes, taken };
         self.session.send(around, credit, &[]);
     }
 
@@ -314,7 +313,11 @@ impl Client for Consumer {
             Reply::Subscribed(subscribed) => self.opened(around, subscribed),
             Reply::Settled(settled) => {
                 if let Some(settling) = self.settling.remove(&to) {
-                    settling.answered(around, (&self.topic, &self.subscription), &Told::Settled(&settled));
+                    settling.answered(
+                        around,
+                        (&self.topic, &self.subscription),
+                        &Told::Settled(&settled),
+                    );
                 }
             }
             Reply::Done(_) => {
@@ -324,7 +327,11 @@ impl Client for Consumer {
             }
             Reply::Refused(refusal) => {
                 if let Some(settling) = self.settling.remove(&to) {
-                    settling.answered(around, (&self.topic, &self.subscription), &Told::Refused(refusal.code));
+                    settling.answered(
+                        around,
+                        (&self.topic, &self.subscription),
+                        &Told::Refused(refusal.code),
+                    );
                 } else if self.subscribing.is_some_and(|asked| asked.0 == to) {
                     self.subscribing = None;
                 }

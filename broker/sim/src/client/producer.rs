@@ -159,8 +159,7 @@ impl Producer {
         let prev = before.map_or(self.before, |before| before.sequence);
         let Some(sent) = self.window.get_mut(at) else { return };
         let Some(target) = self.targets.get(sent.target) else { return };
-        let publish =
-            Publish { topic: target.id, producer, epoch, sequence: sent.sequence, prev };
+        let publish = Publish { topic: target.id, producer, epoch, sequence: sent.sequence, prev };
         sent.t0.get_or_insert(around.now);
         sent.flight = self.session.send(around, publish, &sent.batch);
         sent.refused = None;
@@ -282,8 +281,7 @@ impl Client for Producer {
             return self.open(around);
         }
         let is_flying = self.window.iter().any(|sent| sent.flight.is_some());
-        let is_waiting =
-            self.window.iter().any(|sent| sent.flight.is_none() && !sent.is_accepted);
+        let is_waiting = self.window.iter().any(|sent| sent.flight.is_none() && !sent.is_accepted);
         if is_waiting {
             if is_flying || around.now < self.resend_at {
                 return;

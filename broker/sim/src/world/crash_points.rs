@@ -20,11 +20,8 @@ impl World {
     }
 
     fn judge(&mut self, point: &CrashPoint) -> Result<(), String> {
-        let disk = if self.dice.percent(25) {
-            self.crash_in_recovery(point)?
-        } else {
-            point.disk.clone()
-        };
+        let disk =
+            if self.dice.percent(25) { self.crash_in_recovery(point)? } else { point.disk.clone() };
         let store = self.recover(&disk, point)?;
         if !self.dice.percent(15) {
             return Ok(());

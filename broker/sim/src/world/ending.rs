@@ -1,10 +1,10 @@
 //! The end of a run: heal, restart, let everybody finish, look at everything once more, judge.
 
-use super::{Trouble, World};
 use super::lives::Death;
-use crate::client::{Client, Phase};
+use super::{Trouble, World};
 use crate::client::consumer::Consumer;
 use crate::client::reader::Reader;
+use crate::client::{Client, Phase};
 use crate::plan::Plan;
 use posthouse_checker::history::{self, Event};
 use posthouse_checker::{Expectations, Report, check};
@@ -31,7 +31,8 @@ impl World {
         self.die(Death::Kill);
         self.trouble = Trouble::default();
         // What is in the page cache gets to the disk, and no sync fails any more.
-        let disk = self.tap.disk().crash_with(&mut |_, versions| Fate::Kept { version: versions - 1 });
+        let disk =
+            self.tap.disk().crash_with(&mut |_, versions| Fate::Kept { version: versions - 1 });
         disk.set_capacity(u64::MAX);
         self.tap = self.tap.onto(disk);
     }

@@ -181,9 +181,9 @@ impl World {
             }
         }
         let left = self.ledger.frames_left();
-        self.ledger.audit(&store.state, &store.reader, left, false).map_err(|broken| {
-            format!("after recovery: {broken}; report {report:?}")
-        })
+        self.ledger
+            .audit(&store.state, &store.reader, left, false)
+            .map_err(|broken| format!("after recovery: {broken}; report {report:?}"))
     }
 
     /// Dies right after recovery, and recovers again: the state must be the same.

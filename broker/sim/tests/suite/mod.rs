@@ -26,7 +26,8 @@ impl Suite {
         Self { name, plan }
     }
 
-    /// Runs seeds 1 to `seeds` until `enough`, or the one seed that the environment names.
+    /// Runs `seeds` seeds until `enough`, or the one seed that the environment names. The first seed
+    /// is 1, unless `POSTHOUSE_SIM_FIRST` asks for others.
     ///
     /// # Panics
     ///
@@ -37,12 +38,13 @@ impl Suite {
             faults.add(&self.one(number(SEED, 0)).unwrap_or_else(|text| panic!("{text}")).faults);
             return faults;
         }
-        let (next, stop) = (AtomicU64::new(1), AtomicBool::new(false));
+        let first = number("POSTHOUSE_SIM_FIRST", 1);
+        let (next, stop) = (AtomicU64::new(first), AtomicBool::new(false));
         let all = Mutex::new((Faults::default(), Vec::new()));
         let work = || {
             while !stop.load(Ordering::Relaxed) {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed > seeds {
+                if seed - first >= seeds {
                     return;
                 }
                 let done = self.one(seed);

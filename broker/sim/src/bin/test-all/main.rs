@@ -43,7 +43,6 @@ const fn planted(
     Suite { name, shows: "a planted bug is found", cargo, env, must_fail: true }
 }
 
-
 struct Outcome {
     name: &'static str,
     shows: &'static str,

@@ -1,7 +1,7 @@
 //! The suites, in the order in which they run: cheap gates first, then the heavy suites at full
 //! count, then the planted bugs.
 
-use crate::{Suite, planted, suite};
+use crate::{Suite, suite};
 
 /// Arguments of a test binary: print what it says, faults included.
 const TEST: &str = "test";
@@ -20,19 +20,20 @@ pub(crate) const SUITES: &[Suite] = &[
         &["doc", "--workspace", "--no-deps", "--locked", "--quiet"],
         &[("RUSTDOCFLAGS", "-D warnings")],
     ),
-    suite(
-        "tests",
-        "every test, at its everyday count",
-        &[TEST, "--workspace", "--locked", "--", "--nocapture"],
-        &[],
-    ),
-    suite("example hello", "publish and consume", &["run", "-q", "--locked", "-p", "posthouse-client", "--example", "hello"], &[]),
-    suite("example work_queue", "a work queue", &["run", "-q", "--locked", "-p", "posthouse-client", "--example", "work_queue"], &[]),
-    suite("example stream", "a stream", &["run", "-q", "--locked", "-p", "posthouse-client", "--example", "stream"], &[]),
+    suite("tests", "every test, at its everyday count", &[TEST, "--workspace", "--locked"], &[]),
     suite(
         "fuzz",
         "every decoder, 300,000 mutations each",
-        &[TEST, "--locked", "-p", "posthouse-protocol", "--test", "fuzz_smoke", "--", "--nocapture"],
+        &[
+            TEST,
+            "--locked",
+            "-p",
+            "posthouse-protocol",
+            "--test",
+            "fuzz_smoke",
+            "--",
+            "--nocapture",
+        ],
         &[("POSTHOUSE_FUZZ_ITERATIONS", "300000")],
     ),
     suite(
@@ -58,5 +59,23 @@ pub(crate) const SUITES: &[Suite] = &[
         "kill -9 of the real binary, 100 cycles",
         &[TEST, "--locked", "-p", "posthouse", "--test", "kill_suite", "--", "--nocapture"],
         &[("POSTHOUSE_KILL_CYCLES", "100")],
+    ),
+    suite(
+        "release build",
+        "the broker as it is shipped",
+        &["build", "-q", "--release", "--locked", "-p", "posthouse"],
+        &[],
+    ),
+    suite(
+        "deep backlog",
+        "5 GB waiting: memory, start after kill -9, consume at once",
+        &["run", "-q", "--release", "--locked", "-p", "posthouse-benches", "--", "backlog"],
+        &[],
+    ),
+    suite(
+        "benches",
+        "every measuring program runs",
+        &["run", "-q", "--release", "--locked", "-p", "posthouse-benches", "--", "smoke"],
+        &[],
     ),
 ];
