@@ -28,6 +28,12 @@ pub trait Fold: Send + Sized + 'static {
         events: &[u8],
     ) -> Result<(), Self::Error>;
 
+    /// Frames `first` to `last` are damaged: they were durable, and will never be applied.
+    ///
+    /// Comes at the frames' place among the others, for each lost frame once; whether one call
+    /// names several or each has its own must make no difference.
+    fn lost(&mut self, first: LogIndex, last: LogIndex);
+
     /// Appends the whole state to `out`.
     fn encode(&self, out: &mut Vec<u8>);
 

@@ -71,6 +71,7 @@ pub(crate) fn recover<F: Fold>(
     let (mut replay, base, checkpoint_damaged) = load_checkpoint::<F>(&**fs, &manifest)?;
     let mut tail = Tail::read(&**fs, &manifest, replay.folded, options.segment_bytes)?;
     let walked = tail.walk(&manifest, &mut replay)?;
+    replay.lose_below(walked.next());
     tail.sync().map_err(OpenError::io("syncing what was read"))?;
     let mut orphans = sorted.orphans;
     for id in &checkpoint_damaged {
@@ -128,6 +129,8 @@ struct Replay<F> {
     state: F,
     /// Frames up to here are in the checkpoint.
     folded: LogIndex,
+    /// The next frame that the state has to hear of.
+    next: LogIndex,
     unfolded: UnfoldedIndex,
     frames: u64,
     bytes: u64,
@@ -143,6 +146,8 @@ impl<F: Fold> Replay<F> {
         if frame.index <= self.folded {
             return Ok(());
         }
+        self.lose_below(frame.index);
+        self.next = frame.index.next();
         self.state
             .apply(frame.index, frame.term, frame.time, frame.events)
             .map_err(|source| OpenError::Events { index: frame.index, source: Box::new(source) })?;
@@ -161,6 +166,14 @@ impl<F: Fold> Replay<F> {
         self.frames += 1;
         self.bytes += frame.len();
         Ok(())
+    }
+
+    /// Indexes have no holes: the frames before `index` that were not applied are fenced.
+    fn lose_below(&mut self, index: LogIndex) {
+        if self.next < index {
+            self.state.lost(self.next, LogIndex(index.0 - 1));
+            self.next = index;
+        }
     }
 }
 
@@ -203,7 +216,8 @@ fn replay_from<F>(state: F, folded: LogIndex, manifest: &Manifest) -> Result<Rep
     if first > needed {
         return Err(OpenError::JournalShort { needed, first });
     }
-    Ok(Replay { state, folded, unfolded: UnfoldedIndex::default(), frames: 0, bytes: 0 })
+    let unfolded = UnfoldedIndex::default();
+    Ok(Replay { state, folded, next: needed, unfolded, frames: 0, bytes: 0 })
 }
 
 /// The state twice: to be replayed upon, and for the checkpointer.

@@ -14,7 +14,7 @@ use crate::shell::Room;
 use posthouse_client::{Connecting, Pipe};
 use posthouse_engine::Engine;
 use posthouse_protocol::message::Goodbye;
-use posthouse_protocol::{CorrelationId, ErrorCode, Reply};
+use posthouse_protocol::{CorrelationId, ErrorCode, Reply, limits};
 use posthouse_storage::Store;
 use posthouse_storage::fs::real::RealFs;
 use std::cell::Cell;
@@ -328,6 +328,7 @@ impl Opened {
             start_epoch: report.start_epoch,
             message_bytes_max: u32::try_from(config.message_bytes_max).unwrap_or(u32::MAX),
             batch_bytes_max: config.batch_bytes_max(),
+            frame_bytes_max: config.batch_bytes_max().saturating_add(limits::HEAD_BYTES_MAX),
             hello_within: config.hello_timeout,
         };
         Ok(Self { core, checkpoints, inbox, connections, greeting })

@@ -32,6 +32,8 @@ pub(crate) struct Greeting {
     pub(crate) start_epoch: StartEpoch,
     pub(crate) message_bytes_max: u32,
     pub(crate) batch_bytes_max: u32,
+    /// Frames after the hello.
+    pub(crate) frame_bytes_max: u32,
     pub(crate) hello_within: Duration,
 }
 
@@ -105,7 +107,7 @@ async fn greet(
     connection: &Connection,
     greeting: Greeting,
 ) -> Result<(), Ended> {
-    let first = next_frame(stream, received, limits::HELLO_FRAME_BYTES_MAX);
+    let first = next_frame(stream, received, connection, limits::HELLO_FRAME_BYTES_MAX);
     let frame = timeout(greeting.hello_within, first).await.map_err(|_| Ended::Silent)??;
     let Request::Hello(hello) = Request::decode(frame.kind, &frame.head)? else {
         let text = "the first frame must be a hello".to_owned();
@@ -150,7 +152,7 @@ async fn serve(
             }
         }
         inbox.room().await;
-        let next = next_frame(stream, received, limits::FRAME_BYTES_MAX);
+        let next = next_frame(stream, received, connection, greeting.frame_bytes_max);
         let frame = tokio::select! {
             biased;
             frame = timeout(idle, next) => match frame {
@@ -165,7 +167,7 @@ async fn serve(
         }
         // Everything else that came with the same read goes into the same round.
         loop {
-            match frame::decode(received, limits::FRAME_BYTES_MAX) {
+            match frame::decode(received, greeting.frame_bytes_max) {
                 Ok(Some(frame)) => {
                     if let Err(ended) = accept(frame, connection, inbox, greeting) {
                         return ended;
@@ -188,11 +190,17 @@ async fn closing(connection: &Connection) {
 async fn next_frame(
     stream: &mut (impl AsyncRead + Unpin),
     received: &mut BytesMut,
+    connection: &Connection,
     limit: u32,
 ) -> Result<Frame, Ended> {
     loop {
         if let Some(frame) = frame::decode(received, limit)? {
+            connection.receiving(0);
             return Ok(frame);
+        }
+        if received.len() > READ_BYTES {
+            connection.receiving(received.len());
+            connection.wait_for_memory().await;
         }
         if received.capacity() - received.len() < READ_BYTES / 4 {
             // Grows with the bytes received, never with the length announced.

@@ -58,6 +58,8 @@ pub(crate) struct Connection {
     pub(crate) room: Notify,
     unanswered: RefCell<BTreeMap<CorrelationId, usize>>,
     unanswered_bytes: Cell<usize>,
+    /// Bytes of a large frame that has not all arrived.
+    receiving: Cell<usize>,
     closing: Cell<bool>,
     memory: Rc<Memory>,
 }
@@ -78,6 +80,7 @@ impl Connection {
             room: Notify::new(),
             unanswered: RefCell::default(),
             unanswered_bytes: Cell::new(0),
+            receiving: Cell::new(0),
             closing: Cell::new(false),
             memory,
         }
@@ -157,7 +160,25 @@ impl Connection {
     }
 
     fn held(&self) -> usize {
-        self.unsent.borrow().bytes + self.unanswered_bytes.get()
+        self.unsent.borrow().bytes + self.unanswered_bytes.get() + self.receiving.get()
+    }
+
+    /// Takes note of how much of an unfinished frame has arrived.
+    pub(crate) fn receiving(&self, bytes: usize) {
+        let before = self.receiving.replace(bytes);
+        if bytes >= before {
+            self.memory.take(bytes - before);
+        } else {
+            self.memory.give_back(before - bytes);
+        }
+    }
+
+    /// Waits until all connections together are below their limit. Who waits too long with half a
+    /// frame is closed by the idle limit, which makes room for the others.
+    pub(crate) async fn wait_for_memory(&self) {
+        while self.memory.used.get() >= self.memory.all_max {
+            self.memory.room.notified().await;
+        }
     }
 
     /// Waits for something that may have made room.

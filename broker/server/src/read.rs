@@ -190,7 +190,8 @@ impl Slices {
 
 /// The answer to a fetch and its tail.
 pub(crate) fn fetch(reader: &Reader, fetch: &Fetch) -> (Reply, Vec<Bytes>) {
-    let bytes = usize::try_from(fetch.bytes_max).unwrap_or(usize::MAX);
+    // What a client asks for bounds its own memory; this bounds the broker's.
+    let bytes = usize::try_from(fetch.bytes_max).unwrap_or(usize::MAX).min(READ_BYTES);
     let budget = Budget { bytes, messages: u64::from(fetch.messages_max) };
     match slices(reader, fetch.partition, &fetch.ranges, budget) {
         Ok(found) => {

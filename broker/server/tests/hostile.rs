@@ -11,7 +11,7 @@ use posthouse_protocol::message::{
 use posthouse_protocol::settings::TopicSettings;
 use posthouse_protocol::{
     CorrelationId, ErrorCode, Fence, Offset, ProducerEpoch, ProducerId, Reply, Request, Sequence,
-    SubscriptionId, TopicId, limits,
+    SubscriptionId, TopicId,
 };
 use std::time::Duration;
 use support::{Wire, batch, encode, hello, name, start};
@@ -112,16 +112,39 @@ async fn announced_lengths_take_no_memory_and_too_long_ones_no_time() {
     let before = resident();
     for _ in 0..500 {
         let mut wire = Wire::hello(&broker).await;
-        wire.send_bytes(&(limits::FRAME_BYTES_MAX - 1).to_le_bytes()).await;
+        wire.send_bytes(&(4_u32 << 20).to_le_bytes()).await;
         bombs.push(wire);
     }
     check_health(&broker).await;
     let grown = resident().saturating_sub(before);
-    assert!(grown < 128 << 20, "500 announcements of 18 MiB took {grown} bytes");
+    assert!(grown < 128 << 20, "500 announcements of 4 MiB took {grown} bytes");
 
     let mut long = Wire::hello(&broker).await;
     long.send_bytes(&u32::MAX.to_le_bytes()).await;
     assert_eq!(goodbye(&long.drain().await), Some(ErrorCode::TooLarge));
+}
+
+#[tokio::test]
+async fn half_frames_of_a_crowd_stay_within_the_memory_for_connections() {
+    let mib = 1 << 20;
+    let broker = start(|config| {
+        config.connection_bytes_max = 4 * mib;
+        config.buffers_bytes_max = 8 * mib;
+    })
+    .await;
+    let half = vec![0; 2 << 20];
+    let mut crowd = Vec::new();
+    let before = resident();
+    for _ in 0..60 {
+        let mut wire = Wire::hello(&broker).await;
+        wire.send_bytes(&(4_u32 << 20).to_le_bytes()).await;
+        // What the broker does not read stays in the sockets; the sender is not waited for.
+        wire.send_what_fits(&half).await;
+        crowd.push(wire);
+    }
+    check_health(&broker).await;
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 64 * mib, "60 half frames took {grown} bytes");
 }
 
 /// Bytes of this process (broker and test) in memory.

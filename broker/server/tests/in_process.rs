@@ -10,7 +10,11 @@ async fn the_shape_of_the_readme_works_without_a_socket() {
     let client = Client::builder().connector(broker.connector()).connect().await.unwrap();
     client.admin().create_topic("orders", TopicSettings::default()).await.unwrap();
     let settings = SubscriptionSettings::default();
-    client.admin().create_subscription("orders", "billing", settings, Start::Earliest).await.unwrap();
+    client
+        .admin()
+        .create_subscription("orders", "billing", settings, Start::Earliest)
+        .await
+        .unwrap();
 
     let orders = client.publisher("orders").await.unwrap();
     for number in 0..100 {

@@ -26,6 +26,16 @@ pub(super) struct Folded<F> {
     pub(super) time: Timestamp,
 }
 
+impl<F: Fold> Folded<F> {
+    /// Tells the state of the frames up to `last` that were not applied, if there are any.
+    fn lose_through(&mut self, last: LogIndex) {
+        if self.index < last {
+            self.state.lost(self.index.next(), last);
+            self.index = last;
+        }
+    }
+}
+
 /// Segments being folded.
 #[derive(Debug)]
 pub(super) struct Folding {
@@ -94,18 +104,22 @@ impl Folding {
             if frame.kind != Kind::Data || !is_new {
                 continue;
             }
-            if !self.is_fenced(folded.index.next(), LogIndex(frame.index.0 - 1)) {
+            let before = LogIndex(frame.index.0 - 1);
+            if !self.is_fenced(folded.index.next(), before) {
                 return Err(missing(folded.index.next()));
             }
-            if !self.is_fenced(frame.index, frame.index) {
+            folded.lose_through(before);
+            if self.is_fenced(frame.index, frame.index) {
+                folded.lose_through(frame.index);
+            } else {
                 self.take(position, source, &frame, folded)?;
+                folded.index = frame.index;
             }
-            folded.index = frame.index;
         }
         if !self.is_fenced(folded.index.next(), end.last) {
             return Err(missing(folded.index.next()));
         }
-        folded.index = folded.index.max(end.last);
+        folded.lose_through(end.last);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 mod crash;
 mod damage;
 mod guard;
+mod leftover;
 mod toy;
 mod world;
 

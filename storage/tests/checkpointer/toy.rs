@@ -20,6 +20,7 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Toy {
     pub(crate) applied: u64,
+    pub(crate) lost: u64,
     pub(crate) partitions: BTreeMap<PartitionId, Partition>,
 }
 
@@ -96,8 +97,16 @@ impl Fold for Toy {
         Ok(())
     }
 
+    fn lost(&mut self, first: LogIndex, last: LogIndex) {
+        assert_eq!(first.0, self.applied + 1, "every lost frame is told once, in its place");
+        assert!(first <= last, "a loss is of something");
+        self.applied = last.0;
+        self.lost += last.0 - first.0 + 1;
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.applied);
+        out.put_u64(self.lost);
         out.put_count(self.partitions.len());
         for (id, partition) in &self.partitions {
             out.put_u32(id.0);
@@ -111,7 +120,8 @@ impl Fold for Toy {
 
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut source = Source::new(bytes);
-        let mut toy = Self { applied: source.u64("toy.applied")?, ..Self::default() };
+        let applied = source.u64("toy.applied")?;
+        let mut toy = Self { applied, lost: source.u64("toy.lost")?, ..Self::default() };
         for _ in 0..source.count(u32::MAX, 16, "toy.partitions")? {
             let id = PartitionId(source.u32("toy.partition")?);
             let next = Offset(source.u64("toy.next")?);

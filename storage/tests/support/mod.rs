@@ -42,6 +42,12 @@ impl Fold for Ledger {
         Ok(())
     }
 
+    fn lost(&mut self, first: LogIndex, last: LogIndex) {
+        let before = self.seen.last().map(|(index, ..)| *index).max(self.lost.last().copied());
+        assert_eq!(first, before.unwrap_or_default().next(), "lost frames are told in their place");
+        self.lost.extend((first.0..=last.0).map(LogIndex));
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         for (index, term, events) in &self.seen {
             out.extend_from_slice(&index.0.to_le_bytes());

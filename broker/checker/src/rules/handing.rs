@@ -119,8 +119,12 @@ fn settlements(
     for settle in accepted {
         let later = handouts.iter().filter(|handout| handout.at.is.fence > settle.is.fence);
         for handout in later {
-            let stale = handout.at.is.t <= settle.is.t0;
-            let undone = is_final(settle.is) && !may_be_lost(timeline, settle, handout);
+            let was_known = handout.at.is.t <= settle.is.t0;
+            // Hand-outs are written, not synced: a power loss takes the fence along.
+            let stale =
+                was_known && !timeline.deaths.power_lost_in(handout.at.is.t, settle.is.t1);
+            let undone =
+                !was_known && is_final(settle.is) && !may_be_lost(timeline, settle, handout);
             if !(stale || undone) || reported.contains(&handout.at.is.fence) {
                 continue;
             }

@@ -50,6 +50,12 @@ impl Wire {
         self.stream.write_all(bytes).await.unwrap();
     }
 
+    /// Sends as much of these bytes as the other end takes within a moment.
+    pub(crate) async fn send_what_fits(&mut self, bytes: &[u8]) {
+        let sent = timeout(Duration::from_millis(100), self.stream.write_all(bytes)).await;
+        assert!(!matches!(sent, Ok(Err(_))), "the broker keeps the connection");
+    }
+
     /// Sends a request; its correlation.
     pub(crate) async fn send(&mut self, request: impl Into<Request>, tail: &[u8]) -> CorrelationId {
         let correlation = CorrelationId(self.next);

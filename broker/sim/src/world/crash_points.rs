@@ -20,6 +20,8 @@ impl World {
     }
 
     fn judge(&mut self, point: &CrashPoint) -> Result<(), String> {
+        // If the disk was full, an operator makes room.
+        point.disk.set_capacity(u64::MAX);
         let disk =
             if self.dice.percent(25) { self.crash_in_recovery(point)? } else { point.disk.clone() };
         let store = self.recover(&disk, point)?;
@@ -58,7 +60,6 @@ impl World {
     }
 
     fn recover(&mut self, disk: &SimFs, point: &CrashPoint) -> Result<Store<Folded>, String> {
-        disk.set_capacity(u64::MAX);
         let options = self.plan.options(&mut self.dice);
         let store = Store::<Folded>::open(Arc::new(disk.clone()), options)
             .map_err(|error| format!("a crash point cannot be opened: {error} ({error:?})"))?;

@@ -1,0 +1,161 @@
+//! Files that a kill leaves behind: what is understood goes, and what may be needed stays.
+
+use crate::toy::Toy;
+use crate::world::{Model, World, options};
+use posthouse_storage::Store;
+use posthouse_storage::checkpointer::Step;
+use posthouse_storage::fs::dice::Dice;
+use posthouse_storage::fs::sim::{Fate, SimFs};
+use posthouse_storage::manifest::Manifest;
+use posthouse_storage::names::{FileKind, FileName, MANIFEST};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+const ACTIONS: u64 = 60;
+
+/// A disk as a kill left it that came after a step of the checkpointer.
+struct Killed {
+    disk: SimFs,
+    model: Model,
+    /// Runs and checkpoints that the newest slot does not name.
+    unnamed: BTreeSet<String>,
+}
+
+/// Kills at every step after which there are files that no manifest counts as part of the store.
+/// Another thread commits before each kill, so that every number taken is durably given.
+fn kills(seed: u64) -> Vec<Killed> {
+    let disk = SimFs::new();
+    let mut world = World::open(Arc::new(disk.clone()), options(), Model::default()).unwrap();
+    let mut random = Dice::new(seed);
+    let mut kills = Vec::new();
+    let mut seen = BTreeSet::new();
+    for _ in 0..ACTIONS {
+        world.append(&mut random).unwrap();
+        world.now += Duration::from_millis(1500);
+        world.shared.request_roll();
+        world.journal.roll_if_requested().unwrap();
+        world.sync().unwrap();
+        while let Step::Worked(_) = world.step().unwrap() {
+            let unnamed = unnamed(&disk, &world.shared.manifest());
+            if !unnamed.is_empty() && seen.insert(unnamed.clone()) {
+                // Before the commit: the newest slot may be the first one not to name a file.
+                kills.push(Killed { disk: copy(&disk), model: world.model.clone(), unnamed });
+                world.shared.commit(|_| ()).unwrap();
+                let unnamed = self::unnamed(&disk, &world.shared.manifest());
+                kills.push(Killed { disk: copy(&disk), model: world.model.clone(), unnamed });
+            }
+        }
+    }
+    kills
+}
+
+/// As a killed process leaves it.
+fn copy(disk: &SimFs) -> SimFs {
+    disk.crash_with(&mut |_, versions| Fate::Kept { version: versions - 1 })
+}
+
+fn unnamed(disk: &SimFs, manifest: &Manifest) -> BTreeSet<String> {
+    let names = disk.all_names().into_iter();
+    names
+        .filter(|name| {
+            FileName::parse(name).is_some_and(|name| {
+                !name.temporary
+                    && matches!(name.kind, FileKind::Run | FileKind::Checkpoint)
+                    && !manifest.names(name)
+            })
+        })
+        .collect()
+}
+
+fn orphans(disk: &SimFs) -> Vec<String> {
+    let mut names = disk.all_names();
+    names.retain(|name| name.starts_with("orphan/"));
+    names
+}
+
+#[test]
+fn a_kill_leaves_nothing_in_the_orphans() {
+    let mut runs = 0;
+    let mut checkpoints = 0;
+    for seed in 0..6 {
+        for killed in kills(seed) {
+            let Killed { disk, model, unnamed } = killed;
+            runs += unnamed.iter().filter(|name| name.starts_with("run")).count();
+            checkpoints += unnamed.iter().filter(|name| name.starts_with("checkpoint")).count();
+
+            let mut world = World::open(Arc::new(disk.clone()), options(), model).unwrap();
+            world.settle().unwrap();
+
+            assert!(orphans(&disk).is_empty(), "{unnamed:?}: {:?}", orphans(&disk));
+            let left = super::leftover::unnamed(&disk, &world.shared.manifest());
+            assert!(left.is_empty(), "{unnamed:?}: {left:?}");
+            assert!(world.shared.manifest().retired.is_empty(), "all that went has gone");
+        }
+    }
+    assert!(runs > 5 && checkpoints > 5, "runs={runs} checkpoints={checkpoints}");
+}
+
+#[test]
+fn leftovers_stay_until_no_slot_names_them() {
+    for killed in kills(1) {
+        let Killed { disk, unnamed, .. } = killed;
+
+        drop(Store::<Toy>::open(Arc::new(disk.clone()), options()).unwrap());
+
+        for name in &unnamed {
+            let named = |slot: &&str| {
+                let manifest = Manifest::decode(&disk.contents(slot).unwrap()).unwrap();
+                manifest.names(FileName::parse(name).unwrap())
+            };
+            let there = disk.contents(name).is_some();
+            assert!(there || !MANIFEST.iter().any(|slot| named(&slot)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn files_that_no_slot_left_names_are_kept_when_a_slot_is_lost() {
+    let mut kept = 0;
+    for killed in kills(2) {
+        for (slot, missing) in MANIFEST.into_iter().flat_map(|slot| [(slot, false), (slot, true)]) {
+            let disk = copy(&killed.disk);
+            if missing {
+                disk.lose(slot);
+            } else {
+                disk.overwrite(slot, vec![0; 4096]);
+            }
+            let [other] = MANIFEST.into_iter().filter(|other| *other != slot).collect::<Vec<_>>()
+            [..] else {
+                panic!("there are two");
+            };
+            let Ok(manifest) = Manifest::decode(&disk.contents(other).unwrap()) else { continue };
+            let unnamed = unnamed(&disk, &manifest);
+
+            let store = Store::<Toy>::open(Arc::new(disk.clone()), options()).unwrap();
+
+            assert!(store.report.manifest_damaged.is_some(), "missing={missing}");
+            for name in unnamed {
+                let orphan = orphans(&disk).into_iter().any(|orphan| orphan.ends_with(&name));
+                assert!(orphan, "missing={missing} {name}: {}", store.report);
+                kept += 1;
+            }
+        }
+    }
+    assert!(kept > 10, "kept={kept}");
+}
+
+#[test]
+fn damaged_and_foreign_files_of_our_names_are_set_aside() {
+    let Some(killed) = kills(1).pop() else { panic!("there are kills") };
+    for name in &killed.unnamed {
+        let disk = copy(&killed.disk);
+        let mut bytes = disk.contents(name).unwrap();
+        bytes.iter_mut().skip(20).take(1).for_each(|byte| *byte ^= 1);
+        disk.overwrite(name, bytes);
+
+        let store = Store::<Toy>::open(Arc::new(disk.clone()), options()).unwrap();
+
+        assert!(store.report.orphans.iter().any(|orphan| orphan.ends_with(name)));
+    }
+}
