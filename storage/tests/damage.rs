@@ -475,6 +475,9 @@ impl Fixture {
             })
         };
         let seen: BTreeSet<u64> = store.state.seen.iter().map(|(index, ..)| index.0).collect();
+        let told: Vec<u64> = store.state.lost.iter().map(|index| index.0).collect();
+        let all_lost: Vec<u64> = (1..=store.report.last.0).filter(|index| lost(*index)).collect();
+        assert_eq!(told, all_lost, "the fold is told what is lost");
         for (index, frame) in (1..).zip(&self.frames) {
             if index > store.report.last.0 {
                 continue;

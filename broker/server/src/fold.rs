@@ -46,6 +46,10 @@ impl Fold for Folded {
         Ok(())
     }
 
+    fn lost(&mut self, first: LogIndex, last: LogIndex) {
+        self.0.lost(first, last);
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         self.0.encode(out);
     }

@@ -16,6 +16,8 @@ use std::ops::Range;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ledger {
     pub(crate) seen: Vec<(LogIndex, StartEpoch, Vec<u8>)>,
+    /// Frames that will never be seen.
+    pub(crate) lost: Vec<LogIndex>,
 }
 
 impl Ledger {
@@ -49,6 +51,8 @@ impl Fold for Ledger {
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&u32::try_from(self.lost.len()).unwrap().to_le_bytes());
+        self.lost.iter().for_each(|index| out.extend_from_slice(&index.0.to_le_bytes()));
         for (index, term, events) in &self.seen {
             out.extend_from_slice(&index.0.to_le_bytes());
             out.extend_from_slice(&term.0.to_le_bytes());
@@ -59,13 +63,15 @@ impl Fold for Ledger {
 
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut source = Source::new(bytes);
+        let lost = (0..source.u32("lost")?).map(|_| source.u64("lost").map(LogIndex));
+        let lost = lost.collect::<Result<_, _>>()?;
         let mut seen = Vec::new();
         while source.remaining() > 0 {
             let index = LogIndex(source.u64("index")?);
             let term = StartEpoch(source.u32("term")?);
             seen.push((index, term, source.prefixed(usize::MAX, "events")?.to_vec()));
         }
-        Ok(Self { seen })
+        Ok(Self { seen, lost })
     }
 
     fn partitions(&self) -> Vec<PartitionId> {

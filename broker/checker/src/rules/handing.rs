@@ -121,8 +121,7 @@ fn settlements(
         for handout in later {
             let was_known = handout.at.is.t <= settle.is.t0;
             // Hand-outs are written, not synced: a power loss takes the fence along.
-            let stale =
-                was_known && !timeline.deaths.power_lost_in(handout.at.is.t, settle.is.t1);
+            let stale = was_known && !timeline.deaths.power_lost_in(handout.at.is.t, settle.is.t1);
             let undone =
                 !was_known && is_final(settle.is) && !may_be_lost(timeline, settle, handout);
             if !(stale || undone) || reported.contains(&handout.at.is.fence) {
