@@ -6,6 +6,7 @@ mod delivery;
 mod leases;
 mod link;
 mod run;
+mod runs;
 mod settlement;
 mod settlements;
 mod shared;

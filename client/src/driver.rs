@@ -45,6 +45,8 @@ pub(crate) struct Driver {
     session: Session,
     out: Outgoing,
     mail: Vec<Mail>,
+    /// Whether anything came over the last connection.
+    was_answered: bool,
 }
 
 /// The brokers to try, in turn.
@@ -71,6 +73,7 @@ impl Driver {
             session: Session::new(options.publish_timeout),
             out: Outgoing::default(),
             mail: Vec::new(),
+            was_answered: false,
         }
     }
 
@@ -123,6 +126,11 @@ impl Driver {
                 return;
             };
             tracing::warn!(server = self.servers.current(), %error, "connection lost");
+            // A broker that answers was worth coming to: lost, it is tried again soon. What it has
+            // been offended by will be sent again, so then the pauses go on growing.
+            if self.was_answered && !self.session.is_at_fault() {
+                self.servers.backoff = Backoff::default();
+            }
             next = self.reconnect().await;
         }
     }
@@ -163,12 +171,12 @@ impl Driver {
 
     /// Carries frames until the connection is lost (then says why) or the client is closed.
     async fn serve(&mut self, mut connection: Connection) -> Option<io::Error> {
+        self.was_answered = false;
         self.limits.set(&connection.welcome);
         self.session.on_connect();
         loop {
             let now = Instant::now();
-            let mail = std::mem::take(&mut self.mail);
-            mail.into_iter().for_each(|mail| self.session.on_mail(mail, now));
+            self.mail.drain(..).for_each(|mail| self.session.on_mail(mail, now));
             self.session.on_time(now);
             self.session.fill(now, &mut self.out);
             if self.session.is_over(now) {
@@ -220,9 +228,8 @@ impl Driver {
     ) -> Result<(), posthouse_protocol::DecodeError> {
         let now = Instant::now();
         connection.heard = now;
+        self.was_answered = true;
         while let Some(frame) = connection.next_frame()? {
-            // A broker that answers was worth coming to: lost again, it is tried again soon.
-            self.servers.backoff = Backoff::default();
             self.session.on_frame(frame, &mut self.out, now)?;
         }
         Ok(())

@@ -107,6 +107,23 @@ async fn malformed_answer_costs_the_connection_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn broker_that_takes_offence_is_come_back_to_ever_more_slowly() {
+    let (orders, _client, mut broker, mut peer) = publishing().await;
+    let started = Instant::now();
+    let pending = orders.submit(message("a")).await.unwrap();
+    let mut times = 0;
+    while started.elapsed() < Duration::from_secs(25) {
+        peer.publish().await;
+        peer.dismiss(ErrorCode::Malformed).await;
+        peer = broker.welcome().await;
+        times += 1;
+    }
+
+    assert!(pending.await.is_err());
+    assert!((8..20).contains(&times), "{times}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn request_that_may_be_repeated_survives_a_lost_connection() {
     let (client, mut broker, mut peer) = connected().await;
     let asking = tokio::spawn(async move { client.admin().describe_topic("orders").await });

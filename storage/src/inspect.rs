@@ -9,9 +9,9 @@ mod content;
 pub use content::{CheckpointContent, Content, RunContent, SegmentContent};
 
 use crate::fs::{File, Fs};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, SlotLoss};
 use crate::names::{FileKind, FileName, LOCK, MANIFEST};
-use posthouse_protocol::{DecodeError, Offset, PartitionId};
+use posthouse_protocol::{Offset, PartitionId};
 use std::collections::BTreeMap;
 use std::{fmt, io};
 
@@ -21,7 +21,7 @@ pub struct Description {
     /// The newest sound manifest.
     pub manifest: Option<Manifest>,
     /// Slots that cannot be read, and why.
-    pub slots_damaged: Vec<(String, DecodeError)>,
+    pub slots_damaged: Vec<(String, SlotLoss)>,
     /// Every file, by name.
     pub files: Vec<FileDescription>,
     /// What is stored of each partition, in journal and runs; a batch in both counts twice.
@@ -113,10 +113,22 @@ impl Description {
 }
 
 fn read_manifest(fs: &dyn Fs, description: &mut Description) -> io::Result<()> {
+    let mut missing = Vec::new();
     for name in MANIFEST {
         let bytes = match fs.open(name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            file => read(&*file?)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                missing.push((name.to_owned(), SlotLoss::Missing));
+                continue;
+            }
+            file => read(&*file?),
+        };
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let loss = SlotLoss::Unreadable { error: error.to_string() };
+                description.slots_damaged.push((name.to_owned(), loss));
+                continue;
+            }
         };
         match Manifest::decode(&bytes) {
             Ok(found) => {
@@ -127,8 +139,14 @@ fn read_manifest(fs: &dyn Fs, description: &mut Description) -> io::Result<()> {
             }
             // A slot that was never written is no damage.
             Err(_) if bytes.iter().all(|byte| *byte == 0) => {}
-            Err(error) => description.slots_damaged.push((name.to_owned(), error)),
+            Err(error) => {
+                description.slots_damaged.push((name.to_owned(), SlotLoss::Damaged(error)));
+            }
         }
+    }
+    // Where there is no slot at all there is no store, and one in the making has only the first.
+    if description.manifest.as_ref().is_some_and(|manifest| manifest.generation > 0) {
+        description.slots_damaged.append(&mut missing);
     }
     Ok(())
 }

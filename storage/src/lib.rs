@@ -5,6 +5,7 @@
 //! `docs/STORAGE_FORMAT.md`.
 
 mod bugs;
+mod salt;
 
 pub mod checkpoint;
 pub mod checkpointer;

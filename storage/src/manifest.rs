@@ -368,13 +368,16 @@ const fn kind_from_code(code: u8) -> Result<FileKind, DecodeError> {
 /// The two slots of an open store.
 #[derive(Debug)]
 pub struct ManifestSlots {
-    files: [Arc<dyn File>; 2],
+    /// `None`: not there yet.
+    files: [Option<Arc<dyn File>>; 2],
     current: Manifest,
     /// The slot that the next commit overwrites.
     next_slot: usize,
     buffer: Vec<u8>,
     /// After a failed write or sync nobody knows what a slot holds.
     failed: bool,
+    /// No slot holds `current` yet.
+    unwritten: bool,
 }
 
 /// What was found in the slots of a data directory.
@@ -386,45 +389,132 @@ pub enum Found {
     Sound {
         /// The slots.
         slots: Box<ManifestSlots>,
-        /// Why the other slot could not be read, if it could not.
-        damaged: Option<DecodeError>,
+        /// Why the other slot could not be read, if it could not. It may have been the newest.
+        lost: Option<SlotLoss>,
     },
     /// There are slots, and none is sound.
+    Lost(SlotLoss),
+}
+
+/// Why a slot cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotLoss {
+    /// The bytes are not as they were written: damaged, or just being written when the power went.
     Damaged(DecodeError),
+    /// There is no such file.
+    Missing,
+    /// The system refuses to give the bytes.
+    Unreadable {
+        /// What it says.
+        error: String,
+    },
+}
+
+impl SlotLoss {
+    /// Whether a sound slot of a version that this build does not know is behind it.
+    #[must_use]
+    pub const fn is_other_version(&self) -> bool {
+        matches!(self, Self::Damaged(DecodeError::Invalid { field, .. })
+            if matches!(field.as_bytes(), b"manifest.version"))
+    }
+
+    /// The one of two that matters more: another version, then what may be read later.
+    fn graver(self, other: Self) -> Self {
+        let rank = |loss: &Self| match loss {
+            Self::Missing => 0,
+            Self::Damaged(_) if loss.is_other_version() => 3,
+            Self::Damaged(_) => 1,
+            Self::Unreadable { .. } => 2,
+        };
+        if rank(&self) < rank(&other) { other } else { self }
+    }
+}
+
+impl fmt::Display for SlotLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(error) => error.fmt(f),
+            Self::Missing => write!(f, "it is not there"),
+            Self::Unreadable { error } => write!(f, "reading it failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for SlotLoss {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Damaged(error) => Some(error),
+            Self::Missing | Self::Unreadable { .. } => None,
+        }
+    }
 }
 
 impl ManifestSlots {
-    /// Creates both slots with `manifest` in the first. Durable after the caller syncs the directory.
+    /// Both slots with `manifest` in the first, as [`Self::new`] and [`Self::complete`].
     ///
     /// # Errors
     ///
     /// The file system's.
     pub fn create(fs: &dyn Fs, manifest: Manifest) -> io::Result<Self> {
-        let [first, second] = MANIFEST;
-        let files = [open_or_create(fs, first)?, open_or_create(fs, second)?];
-        for file in &files {
-            file.write_at(0, &[IoSlice::new(&vec![0; SLOT_BYTES])])?;
-            file.sync()?;
-        }
-        let mut slots =
-            Self { files, current: manifest, next_slot: 0, buffer: Vec::new(), failed: false };
-        slots.write()?;
+        let mut slots = Self::new(manifest);
+        slots.complete(fs)?;
         Ok(slots)
     }
 
-    /// Reads both slots past the cache.
+    /// Slots that are still to be made, or to be made anew, by [`Self::complete`].
+    #[must_use]
+    pub const fn new(manifest: Manifest) -> Self {
+        Self {
+            files: [None, None],
+            current: manifest,
+            next_slot: 0,
+            buffer: Vec::new(),
+            failed: false,
+            unwritten: true,
+        }
+    }
+
+    /// Makes the slots that are not there. Durable after the caller syncs the directory, which must
+    /// be before the next commit.
     ///
     /// # Errors
     ///
-    /// The file system's, but for a missing file.
+    /// The file system's.
+    pub fn complete(&mut self, fs: &dyn Fs) -> io::Result<()> {
+        for (slot, name) in self.files.iter_mut().zip(MANIFEST) {
+            if slot.is_none() {
+                let file = open_or_create(fs, name)?;
+                file.write_at(0, &[IoSlice::new(&vec![0; SLOT_BYTES])])?;
+                file.sync()?;
+                *slot = Some(file);
+            }
+        }
+        if std::mem::take(&mut self.unwritten) {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Reads both slots past the cache. A slot that cannot be read counts as damaged; changes
+    /// nothing, so that [`Self::complete`] is still to come.
+    ///
+    /// # Errors
+    ///
+    /// The file system's, but for a missing file and for reads.
     pub fn load(fs: &dyn Fs) -> io::Result<Found> {
         let mut sound: Option<(usize, Manifest)> = None;
-        let mut damaged = None;
-        for (slot, name) in MANIFEST.into_iter().enumerate() {
-            match read_slot(fs, name)? {
-                None => {}
-                Some(Err(error)) => damaged = Some(error),
-                Some(Ok(found)) => {
+        let mut lost: Option<SlotLoss> = None;
+        let mut files = [None, None];
+        for ((slot, name), opened) in MANIFEST.into_iter().enumerate().zip(&mut files) {
+            *opened = open_if_there(fs, name)?;
+            match opened.as_deref().map_or(Err(SlotLoss::Missing), read_slot) {
+                Err(loss) => {
+                    lost = Some(match lost {
+                        Some(other) => other.graver(loss),
+                        None => loss,
+                    });
+                }
+                Ok(found) => {
                     let newer = |(_, best): &(usize, Manifest)| best.generation < found.generation;
                     sound =
                         if sound.as_ref().is_none_or(newer) { Some((slot, found)) } else { sound };
@@ -432,23 +522,17 @@ impl ManifestSlots {
             }
         }
         let Some((slot, current)) = sound else {
-            return Ok(damaged.map_or(Found::Nothing, Found::Damaged));
+            let gone = lost.filter(|loss| *loss != SlotLoss::Missing);
+            return Ok(gone.map_or(Found::Nothing, Found::Lost));
         };
-        let [first, second] = MANIFEST;
-        let files = [open_or_create(fs, first)?, open_or_create(fs, second)?];
         // After a kill the newest slot may be in the page cache only. The next commit overwrites the
         // other one, which may be all that the disk has.
-        if let Some(file) = files.get(slot) {
+        if let Some(Some(file)) = files.get(slot) {
             file.sync()?;
         }
-        let slots = Box::new(Self {
-            files,
-            current,
-            next_slot: 1 - slot,
-            buffer: Vec::new(),
-            failed: false,
-        });
-        Ok(Found::Sound { slots, damaged })
+        let slots =
+            Box::new(Self { files, next_slot: 1 - slot, unwritten: false, ..Self::new(current) });
+        Ok(Found::Sound { slots, lost })
     }
 
     /// The manifest as last committed.
@@ -484,8 +568,8 @@ impl ManifestSlots {
     fn write(&mut self) -> io::Result<()> {
         self.buffer.clear();
         self.current.encode(&mut self.buffer);
-        let Some(file) = self.files.get(self.next_slot) else {
-            return Ok(());
+        let Some(Some(file)) = self.files.get(self.next_slot) else {
+            return Err(io::ErrorKind::NotFound.into());
         };
         file.write_at(0, &[IoSlice::new(&self.buffer)])?;
         file.sync()?;
@@ -501,17 +585,24 @@ fn open_or_create(fs: &dyn Fs, name: &str) -> io::Result<Arc<dyn File>> {
     }
 }
 
-fn read_slot(fs: &dyn Fs, name: &str) -> io::Result<Option<Result<Manifest, DecodeError>>> {
-    let file = match fs.open(name) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+fn open_if_there(fs: &dyn Fs, name: &str) -> io::Result<Option<Arc<dyn File>>> {
+    match fs.open(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+fn read_slot(file: &dyn File) -> Result<Manifest, SlotLoss> {
+    let read = || {
+        file.drop_cache()?;
+        let size = file.size()?.min(SLOT_BYTES_MAX);
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+        file.read_at(0, &mut bytes)?;
+        Ok(bytes)
     };
-    file.drop_cache()?;
-    let size = file.size()?.min(SLOT_BYTES_MAX);
-    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-    file.read_at(0, &mut bytes)?;
-    Ok(Some(Manifest::decode(&bytes)))
+    let bytes =
+        read().map_err(|error: io::Error| SlotLoss::Unreadable { error: error.to_string() })?;
+    Manifest::decode(&bytes).map_err(SlotLoss::Damaged)
 }
 
 /// The manifest could not be committed.
@@ -561,16 +652,16 @@ mod tests {
         for generation in 1..6 {
             slots.commit(|manifest| manifest.durable = LogIndex(generation * 10)).unwrap();
 
-            let read = |name| read_slot(&disk, name).unwrap().unwrap().unwrap().generation;
+            let read = |name| read_slot(&*disk.open(name).unwrap()).unwrap().generation;
             let mut found = MANIFEST.map(read);
             found.sort_unstable();
             assert_eq!(found, [generation - 1, generation]);
         }
-        let Found::Sound { slots, damaged } = ManifestSlots::load(&disk).unwrap() else {
+        let Found::Sound { slots, lost } = ManifestSlots::load(&disk).unwrap() else {
             panic!("both slots are sound");
         };
         assert_eq!(slots.current().durable, LogIndex(50));
-        assert_eq!(damaged, None);
+        assert_eq!(lost, None);
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! newest checkpoint that verifies, walk over the journal after it, then commit D:
 //! one manifest slot with the journal's end, the next start epoch and a segment to
 //! go on in. Nothing is removed but files that were never part of the store, and
-//! nothing at all is written before the journal was read, so that a crash in here
-//! changes nothing for the next attempt.
+//! nothing at all is written, removed or renamed before the journal was read, so
+//! that a refused start leaves everything as it was, and a crash in here changes
+//! nothing for the next attempt.
 
 mod damage;
 mod files;
@@ -26,8 +27,9 @@ use crate::journal::Continuation;
 use crate::manifest::{CheckpointEntry, Fence, Manifest, ManifestSlots, SegmentEntry};
 use crate::names::{FileId, FileKind, FileName};
 use crate::options::Options;
+use crate::salt::derive_salt;
 use crate::shared::Segment;
-use crate::spare::{self, Order, SpareError, derive_salt};
+use crate::spare::{self, Order, SpareError};
 use posthouse_protocol::{LogIndex, StartEpoch, Timestamp};
 use std::sync::Arc;
 use tail::Tail;
@@ -66,21 +68,16 @@ pub(crate) fn recover<F: Fold>(
     let mut start = start::load(&**fs, options)?;
     let sorted = files::sort(&**fs, start.slots.current(), start.lost.is_some())
         .map_err(OpenError::io("sorting files"))?;
-    let manifest = with_taken_in(start.slots.current(), &sorted.taken_in);
+    let manifest = with_segments(start.slots.current(), &sorted.segments);
 
     let (mut replay, base, checkpoint_damaged) = load_checkpoint::<F>(&**fs, &manifest)?;
     let mut tail = Tail::read(&**fs, &manifest, replay.folded, options.segment_bytes)?;
     let walked = tail.walk(&manifest, &mut replay)?;
     replay.lose_below(walked.next());
     tail.sync().map_err(OpenError::io("syncing what was read"))?;
-    let mut orphans = sorted.orphans;
-    for id in &checkpoint_damaged {
-        let name = FileName::new(FileKind::Checkpoint, *id).to_string();
-        orphans.extend(
-            files::move_to_orphans(&**fs, &manifest, &name)
-                .map_err(OpenError::io("moving a checkpoint"))?,
-        );
-    }
+    let orphans =
+        sorted.tidy(&**fs, &manifest, &checkpoint_damaged).map_err(OpenError::io("tidying up"))?;
+    start.slots.complete(&**fs).map_err(OpenError::io("making the manifest"))?;
     fs.sync_dir().map_err(OpenError::io("syncing the directory"))?;
 
     let lost = u32::from(start.lost.is_some());
@@ -107,7 +104,7 @@ pub(crate) fn recover<F: Fold>(
     };
     let mut parts =
         tail.into_segments(manifest.store, |id| derive_salt(&options.seed, from.term, id))?;
-    let commit = Commit { parts: &parts, from, report: &report };
+    let commit = Commit { parts: &parts, from, report: &report, leftovers: &sorted.retired };
     let made = commit.run(&**fs, options, &mut start.slots, &manifest)?;
     parts.ready.extend(made);
     Ok(Recovered {
@@ -177,10 +174,12 @@ impl<F: Fold> Replay<F> {
     }
 }
 
-fn with_taken_in(manifest: &Manifest, taken_in: &[SegmentEntry]) -> Manifest {
+/// With segments that the manifest does not know, or knows otherwise.
+fn with_segments(manifest: &Manifest, segments: &[SegmentEntry]) -> Manifest {
     let mut manifest = manifest.clone();
-    for entry in taken_in {
+    for entry in segments {
         manifest.next_file = manifest.next_file.max(entry.id.next());
+        manifest.journal.retain(|known| known.id != entry.id);
         manifest.journal.push(*entry);
     }
     manifest.journal.sort_unstable_by_key(|entry| entry.id);
@@ -246,6 +245,8 @@ struct Commit<'a> {
     parts: &'a tail::Segments,
     from: Continuation,
     report: &'a RecoveryReport,
+    /// Files that the newest manifest does not name.
+    leftovers: &'a [FileName],
 }
 
 impl Commit<'_> {
@@ -292,6 +293,7 @@ impl Commit<'_> {
         next.journal = self.parts.used.iter().map(Segment::entry).collect();
         next.journal.extend(self.parts.ready.iter().map(Segment::entry));
         next.retired.extend(&self.parts.retired);
+        next.retired.extend(self.leftovers);
         let damaged = &self.report.checkpoint_damaged;
         next.checkpoints.retain(|checkpoint| !damaged.contains(&checkpoint.id));
         for range in &self.report.corrupt {

@@ -16,8 +16,8 @@ use crate::manifest::{Manifest, ManifestError, ManifestSlots, SegmentEnd, Segmen
 use crate::names::FileId;
 use crate::options::Options;
 use crate::reader::Cold;
+use crate::salt::derive_salt;
 use crate::segment::StoreId;
-use crate::spare::derive_salt;
 use posthouse_protocol::LogIndex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

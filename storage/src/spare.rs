@@ -13,7 +13,6 @@ use crate::manifest::{Manifest, ManifestError, SegmentEntry};
 use crate::names::{FileId, FileKind, FileName};
 use crate::segment::{HEADER_LEN, Header, StoreId};
 use crate::shared::{Segment, Shared};
-use posthouse_protocol::StartEpoch;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -143,29 +142,6 @@ fn fill_with_zeros(file: &dyn File, size: u64) -> io::Result<()> {
         position += len as u64;
     }
     Ok(())
-}
-
-/// A salt that nobody can guess who does not know `seed`, and that no other file or start has.
-#[must_use]
-pub(crate) fn derive_salt(seed: &[u8; 16], epoch: StartEpoch, id: FileId) -> Salt {
-    let (low, high) = seed.split_at(8);
-    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
-    let distinct = id.0 ^ (u64::from(epoch.0) << 32);
-    let first = mix(word(low) ^ mix(distinct));
-    let second = mix(word(high) ^ first);
-    let mut salt = [0; 16];
-    let (front, back) = salt.split_at_mut(8);
-    front.copy_from_slice(&first.to_le_bytes());
-    back.copy_from_slice(&second.to_le_bytes());
-    Salt(salt)
-}
-
-/// The finaliser of splitmix64.
-const fn mix(word: u64) -> u64 {
-    let word = word.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    word ^ (word >> 31)
 }
 
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(HEADER_LEN), "chunks are whole pages");

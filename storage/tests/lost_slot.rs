@@ -7,7 +7,10 @@ mod support;
 
 use posthouse_protocol::{DecodeError, LogIndex, Offset, PartitionId, StartEpoch, Timestamp};
 use posthouse_storage::fs::Fs;
-use posthouse_storage::fs::sim::SimFs;
+use posthouse_storage::fs::dice::Dice;
+use posthouse_storage::fs::faults::{Fault, FaultFs};
+use posthouse_storage::fs::sim::{Fate, SimFs};
+use posthouse_storage::inspect::inspect;
 use posthouse_storage::manifest::{Manifest, ManifestSlots};
 use posthouse_storage::names::{FileKind, FileName, MANIFEST};
 use posthouse_storage::recover::Origin;
@@ -103,6 +106,47 @@ fn segment_made_for_a_start_that_never_came_to_be_is_used_with_either_salt() {
         assert_eq!(store.report.last, LogIndex(7), "{loss:?}: {}", store.report);
         assert_eq!(store.state.frames(), 7);
     }
+}
+
+#[test]
+fn power_lost_while_a_lost_slot_is_made_up_for_costs_nothing() {
+    let mut losses = 0;
+    for loss in LOSSES {
+        let disk = SimFs::new();
+        let mut store = open(&disk);
+        append(&mut store, 0..5);
+        spare::prepare(&store.shared).unwrap();
+        spare::prepare(&store.shared).unwrap();
+        drop(store);
+        let mut store = open(&disk);
+        append(&mut store, 5..8);
+        spare::prepare(&store.shared).unwrap();
+        roll(&mut store);
+        append(&mut store, 8..11);
+        drop(store);
+        disk.overwrite("notes.txt", vec![1]);
+        let [_, newest] = by_age(&disk);
+        lose(&disk, newest, loss);
+        for operation in 0.. {
+            let faulty = FaultFs::new(disk.crash_with(&mut |_, versions| kept(versions)));
+            faulty.plan(operation, Fault::PowerLoss);
+            let opened = Store::<Ledger>::open(Arc::new(faulty.clone()), small());
+            let done = opened.is_ok();
+            drop(opened);
+            for seed in 0..20 {
+                let store = open(&faulty.disk().crash(&mut Dice::new(seed)));
+
+                assert_eq!(store.report.last, LogIndex(11), "{loss:?} {operation}");
+                assert_eq!(store.state.frames(), 11);
+                assert!(store.report.corrupt.is_empty());
+                losses += 1;
+            }
+            if done {
+                break;
+            }
+        }
+    }
+    assert!(losses > 300, "losses={losses}");
 }
 
 #[test]
@@ -237,6 +281,25 @@ fn version_of_one_slot_is_seen_behind_damage_of_the_other() {
     }
 }
 
+#[test]
+fn inspection_names_the_lost_slot() {
+    for loss in LOSSES {
+        let disk = SimFs::new();
+        drop(open(&disk));
+        drop(open(&disk));
+        assert!(inspect(&disk).unwrap().damage().is_empty());
+        match loss {
+            Loss::Damaged => disk.overwrite(MANIFEST[0], vec![0xAB; 4096]),
+            Loss::Missing | Loss::Unreadable => lose(&disk, MANIFEST[0], loss),
+        }
+
+        let damage = inspect(&disk).unwrap().damage();
+
+        assert_eq!(damage.len(), 1, "{loss:?}: {damage:?}");
+        assert!(damage[0].starts_with("manifest-0: "), "{damage:?}");
+    }
+}
+
 /// A fold that understands no event.
 #[derive(Debug)]
 struct Refusing;
@@ -258,6 +321,8 @@ impl Fold for Refusing {
         Err(DecodeError::Truncated { field: "event" })
     }
 
+    fn lost(&mut self, _first: LogIndex, _last: LogIndex) {}
+
     fn encode(&self, _out: &mut Vec<u8>) {}
 
     fn decode(_bytes: &[u8]) -> Result<Self, DecodeError> {
@@ -271,6 +336,10 @@ impl Fold for Refusing {
     fn needed(&self, _partition: PartitionId) -> Vec<Range<Offset>> {
         Vec::new()
     }
+}
+
+const fn kept(versions: usize) -> Fate {
+    Fate::Kept { version: versions - 1 }
 }
 
 fn small() -> Options {

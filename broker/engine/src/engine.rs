@@ -16,7 +16,7 @@ use crate::state::State;
 use crate::time::{Now, Time};
 use crate::visibility::Visibility;
 use bytes::Bytes;
-use posthouse_protocol::{ErrorCode, LogIndex, PartitionId, Request, StartEpoch};
+use posthouse_protocol::{ErrorCode, LogIndex, PartitionId, Request};
 
 /// The state machine of one shard.
 #[derive(Debug)]
@@ -58,7 +58,10 @@ impl Engine {
         let Self { state, journal, volatile } = self;
         let context = &mut Context { now, state, journal, effects };
         match input {
-            Input::Start { epoch, clean } => volatile.start(context, epoch, clean),
+            Input::Start { epoch, clean, damaged } => {
+                let skips = context.state.skips_of(epoch, damaged);
+                volatile.start(context, Started { epoch, clean, skips });
+            }
             Input::Request { connection, correlation, request, batch } => {
                 let client = Client { connection, correlation };
                 volatile.request(context, client, request, &batch);
@@ -100,8 +103,8 @@ impl Engine {
 }
 
 impl Volatile {
-    fn start(&mut self, context: &mut Context<'_>, epoch: StartEpoch, clean: bool) {
-        context.append(vec![Event::Started(Started { epoch, clean })], Vec::new());
+    fn start(&mut self, context: &mut Context<'_>, started: Started) {
+        context.append(vec![Event::Started(started)], Vec::new());
         self.producers.start(context);
         self.sweeps.start(context);
         self.deliveries.start(context);

@@ -22,6 +22,9 @@ wire_struct! {
         /// Whether the stop before was clean. If not, every partition that ever was `written` skips
         /// 2^32 offsets, so that nothing given out before is given again.
         pub clean: bool,
+        /// Not 0 if frames may have been lost that counted: then every partition skips so many times
+        /// 2^32 offsets, and each kind of id so many times 2^20.
+        pub skips: u32,
     }
 
     /// A topic was made.

@@ -19,6 +19,8 @@ pub enum Input {
         epoch: StartEpoch,
         /// Whether the last stop was clean.
         clean: bool,
+        /// Whether frames may be missing of which the state was not told.
+        damaged: bool,
     },
     /// A client asks for something. `Hello` and `Heartbeat` are the shell's own business.
     Request {

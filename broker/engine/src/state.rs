@@ -6,6 +6,7 @@
 mod apply;
 mod codec;
 mod handed;
+mod losses;
 mod milestone;
 mod partition;
 mod producer;
@@ -43,6 +44,10 @@ pub struct State {
     pub(crate) producer_ids: BTreeMap<Name, ProducerId>,
     /// The highest ids ever given.
     pub(crate) last_ids: LastIds,
+    /// Whether frames were ever lost: what does not fit since then may be their fault.
+    pub(crate) is_lossy: bool,
+    /// How many were lost since the last start that made skips for them.
+    pub(crate) lost: u64,
 }
 
 posthouse_protocol::wire_struct! {

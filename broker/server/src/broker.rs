@@ -323,7 +323,7 @@ impl Opened {
             connections: Rc::clone(&connections),
         };
         let mut core = Core::new(parts).map_err(|source| io("start the core", source))?;
-        core.start(report.start_epoch, report.clean).map_err(StartError::Exit)?;
+        core.start(&report).map_err(StartError::Exit)?;
         let greeting = Greeting {
             start_epoch: report.start_epoch,
             message_bytes_max: u32::try_from(config.message_bytes_max).unwrap_or(u32::MAX),

@@ -125,8 +125,8 @@ options! {
     /// A connection whose first frame is not complete after so long is closed.
     hello_timeout: Duration as Period = HELLO_TIMEOUT_DEFAULT;
 
-    /// How long a stop waits for clients to take their replies and settle what they hold. What is
-    /// not settled by then is handed out again after the next start, uncounted.
+    /// How long a stop waits for clients to take their replies. What they hold stays theirs to
+    /// settle after the next start, as long as it has not been handed out again.
     drain_timeout: Duration as Period = DRAIN_TIMEOUT_DEFAULT;
 
     /// What is logged: `error`, `warn`, `info`, `debug` or `trace`.

@@ -12,9 +12,10 @@ use bytes::Bytes;
 use posthouse_engine::effect::Deliver;
 use posthouse_engine::input::ConnectionId;
 use posthouse_engine::{Engine, Input};
-use posthouse_protocol::{CorrelationId, Reply, StartEpoch};
+use posthouse_protocol::{CorrelationId, Reply};
 use posthouse_storage::journal::Journal;
 use posthouse_storage::reader::Reader;
+use posthouse_storage::recover::RecoveryReport;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -68,8 +69,8 @@ impl Core {
     /// # Errors
     ///
     /// [`Exit`] if the disk failed.
-    pub(crate) fn start(&mut self, epoch: StartEpoch, clean: bool) -> Result<(), Exit> {
-        self.shell.start(self.clock.now(), epoch, clean)
+    pub(crate) fn start(&mut self, report: &RecoveryReport) -> Result<(), Exit> {
+        self.shell.start(self.clock.now(), report)
     }
 
     /// When the next round is due even if nothing arrives.

@@ -17,12 +17,11 @@ use posthouse_engine::effect::{Append, Deliver, Fetch};
 use posthouse_engine::input::{ConnectionId, LoadPurpose, Space};
 use posthouse_engine::{Effect, Effects, Engine, Gate, Input, Now, Time, event};
 use posthouse_protocol::batch::BatchView;
-use posthouse_protocol::{
-    CorrelationId, LogIndex, Offset, PartitionId, Reply, StartEpoch, SubscriptionId,
-};
+use posthouse_protocol::{CorrelationId, LogIndex, Offset, PartitionId, Reply, SubscriptionId};
 use posthouse_storage::checkpointer::Progress;
 use posthouse_storage::frame::{BatchDraft, FrameDraft};
 use posthouse_storage::journal::{Journal, SyncDone, SyncJob};
+use posthouse_storage::recover::RecoveryReport;
 use posthouse_storage::shared::Shared;
 use std::sync::Arc;
 
@@ -143,14 +142,16 @@ impl<O: Outlet> Shell<O> {
         self.hand_over_bytes = bytes;
     }
 
-    /// Begins a start epoch; when this returns it is durable.
+    /// Begins the start epoch that recovery has made; when this returns it is durable.
     ///
     /// # Errors
     ///
     /// [`Exit`] if the disk failed.
-    pub fn start(&mut self, now: Now, epoch: StartEpoch, clean: bool) -> Result<(), Exit> {
+    pub fn start(&mut self, now: Now, report: &RecoveryReport) -> Result<(), Exit> {
         self.look_at_space(now);
-        self.engine.handle(now, Input::Start { epoch, clean }, &mut self.effects);
+        let (epoch, clean) = (report.start_epoch, report.clean);
+        let start = Input::Start { epoch, clean, damaged: report.may_lack_frames() };
+        self.engine.handle(now, start, &mut self.effects);
         self.settle_round(now)?;
         self.journal.sync().map_err(disk)?;
         self.committed(now)

@@ -1,7 +1,6 @@
 //! Peers that break the protocol: a clear word or a close, no panic, bounded memory, and everybody
 //! else is served as before.
 
-#[expect(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use posthouse_broker::{Broker, Exit};

@@ -91,7 +91,7 @@ impl Host {
         if let Some(bytes) = hand_over_bytes {
             shell.set_hand_over_bytes(bytes);
         }
-        shell.start(now, report.start_epoch, report.clean)?;
+        shell.start(now, &report)?;
         Ok(Self { shell, checkpointer, reader, syncing: Syncing::Nothing, inputs: Vec::new() })
     }
 

@@ -1,5 +1,7 @@
 //! House rules that nobody has to remember: documents that are true, files that say what they are.
 
+#![expect(clippy::unwrap_used, reason = "helpers of a test: a panic is how it fails")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

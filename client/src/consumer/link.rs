@@ -1,6 +1,7 @@
 //! The driver's end of a consumer: subscribes, settles, prolongs leases and grants credit.
 
 use super::leases::Terms;
+use super::runs::chunks;
 use super::settlements::{Action, Group, Refused};
 use super::shared::{Shared, Wanted, Work};
 use crate::driver::{Outgoing, Owner};
@@ -9,7 +10,9 @@ use bytes::Bytes;
 use posthouse_protocol::message::{
     Credit, Deliver, Extend, Settle, Settled, Subscribe, Subscribed, Unsubscribe,
 };
-use posthouse_protocol::{ConsumerId, DecodeError, ErrorCode, Outcome, Request, SubscriptionId};
+use posthouse_protocol::{
+    ConsumerId, DecodeError, ErrorCode, Outcome, Request, SubscriptionId, limits,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,9 +132,8 @@ impl Link {
                 out.ask(frame.request(), Owner::Settle { consumer, number });
                 self.unconfirmed.insert(number, frame);
             }
-            if !work.prolonged.is_empty() {
-                let lease_ms = crate::clock::millis(work.lease);
-                let deliveries = work.prolonged;
+            let lease_ms = crate::clock::millis(work.lease);
+            for deliveries in chunks(work.prolonged, limits::SETTLE_DELIVERIES_MAX) {
                 // A refusal needs no answer: the lease has ended, and a settlement will say so.
                 out.ask(Extend { subscription, lease_ms, deliveries }, Owner::Nobody);
             }

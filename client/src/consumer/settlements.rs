@@ -1,8 +1,9 @@
 //! What was decided about deliveries and is not on the wire yet, put together into few frames.
 //!
-//! Pure. One group for each verdict, delay and reason; within it runs of consecutive offsets and
-//! fences. Order does not matter: each settlement names its own message.
+//! Pure. One group for each verdict, delay and reason. Order does not matter: each settlement names
+//! its own message.
 
+use super::runs::Runs;
 use crate::completion::Completion;
 use crate::error::SettleError;
 use posthouse_protocol::message::{DeliveryRun, RefusedRun, Verdict};
@@ -11,6 +12,8 @@ use std::sync::Arc;
 
 /// How far back a group is looked for; reasons that are all different would make a long search.
 const GROUPS_SEARCHED: usize = 8;
+/// Deliveries in one frame.
+const MESSAGES_MAX: u64 = limits::SETTLE_DELIVERIES_MAX as u64;
 
 /// What is to be done with deliveries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub(crate) struct Refused {
     pub(crate) was_repeated: bool,
 }
 
-/// Deliveries with one thing to be done.
+/// Deliveries with one thing to be done, as they are sent.
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) action: Action,
@@ -69,7 +72,17 @@ pub(crate) struct Group {
 /// The groups of one consumer that wait to be sent.
 #[derive(Debug, Default)]
 pub(crate) struct Settlements {
-    groups: Vec<Group>,
+    groups: Vec<Gathering>,
+}
+
+/// A group that still grows.
+#[derive(Debug)]
+struct Gathering {
+    action: Action,
+    runs: Runs,
+    messages: u64,
+    fresh: u64,
+    outcomes: Arc<Outcomes>,
 }
 
 impl Settlements {
@@ -81,28 +94,27 @@ impl Settlements {
         fence: Fence,
         fresh: bool,
     ) -> Arc<Outcomes> {
-        let recent = self.groups.iter_mut().rev().take(GROUPS_SEARCHED);
-        let full = limits::LIST_ENTRIES_MAX as usize;
-        let mut fitting = recent.filter(|group| {
-            group.runs.len() < full && group.action == action && !group.names(offset, fence)
-        });
-        if let Some(group) = fitting.next() {
-            group.add(offset, fence, fresh);
-            return Arc::clone(&group.outcomes);
+        for group in self.groups.iter_mut().rev().take(GROUPS_SEARCHED) {
+            if group.action == action && group.add(offset, fence, fresh) {
+                return Arc::clone(&group.outcomes);
+            }
         }
-        let outcomes = Arc::new(Outcomes::new());
-        let shared = Arc::clone(&outcomes);
-        let mut group = Group { action, runs: Vec::new(), messages: 0, fresh: 0, outcomes: shared };
+        let mut group = Gathering {
+            action,
+            runs: Runs::default(),
+            messages: 0,
+            fresh: 0,
+            outcomes: Arc::new(Outcomes::new()),
+        };
         group.add(offset, fence, fresh);
+        let outcomes = Arc::clone(&group.outcomes);
         self.groups.push(group);
         outcomes
     }
 
-    /// Takes all groups, their runs in order and as long as can be.
+    /// Takes all groups.
     pub(crate) fn take(&mut self) -> Vec<Group> {
-        let mut groups = std::mem::take(&mut self.groups);
-        groups.iter_mut().for_each(Group::merge);
-        groups
+        std::mem::take(&mut self.groups).into_iter().map(Gathering::finish).collect()
     }
 
     /// How many deliveries wait for their settlement to be sent.
@@ -121,50 +133,20 @@ impl Settlements {
     }
 }
 
-impl Group {
-    /// Whether another hand-out of this message is among them. A refusal names offsets only, so it
-    /// could not be told which of the two it means.
-    fn names(&self, offset: Offset, fence: Fence) -> bool {
-        let covers = |run: &DeliveryRun| {
-            let place = offset.distance_from(run.first);
-            offset >= run.first
-                && place < u64::from(run.count)
-                && run.fence.plus(place) != fence
-        };
-        self.runs.iter().any(covers)
-    }
-
-    fn add(&mut self, offset: Offset, fence: Fence, fresh: bool) {
-        self.messages += 1;
-        self.fresh += u64::from(fresh);
-        match self.runs.last_mut() {
-            Some(run) if run.continues_at(offset, fence) => run.count += 1,
-            _ => self.runs.push(DeliveryRun { first: offset, fence, count: 1 }),
+impl Gathering {
+    /// Adds a delivery; `false` if it needs a group of its own.
+    fn add(&mut self, offset: Offset, fence: Fence, fresh: bool) -> bool {
+        let fits = self.messages < MESSAGES_MAX && self.runs.add(offset, fence);
+        if fits {
+            self.messages += 1;
+            self.fresh += u64::from(fresh);
         }
+        fits
     }
 
-    fn merge(&mut self) {
-        if self.runs.is_sorted_by_key(|run| run.first) && self.runs.len() == 1 {
-            return;
-        }
-        self.runs.sort_unstable_by_key(|run| (run.first, run.fence));
-        self.runs.dedup_by(|next, run| {
-            let joins = run.continues_at(next.first, next.fence);
-            run.count += if joins { next.count } else { 0 };
-            joins
-        });
-    }
-}
-
-/// Whether a delivery follows a run directly.
-trait Continues {
-    fn continues_at(&self, offset: Offset, fence: Fence) -> bool;
-}
-
-impl Continues for DeliveryRun {
-    fn continues_at(&self, offset: Offset, fence: Fence) -> bool {
-        let count = u64::from(self.count);
-        self.first.plus(count) == offset && self.fence.plus(count) == fence
+    fn finish(self) -> Group {
+        let Self { action, runs, messages, fresh, outcomes } = self;
+        Group { action, runs: runs.finish(), messages, fresh, outcomes }
     }
 }
 
@@ -189,15 +171,25 @@ mod tests {
     }
 
     #[test]
-    fn run_ends_where_offsets_or_fences_jump() {
+    fn group_has_no_more_deliveries_than_a_frame() {
         let mut settlements = Settlements::default();
-        for (offset, counter) in [(1, 1), (2, 2), (4, 3), (5, 5)] {
-            add(&mut settlements, Action::settle(Verdict::Ack), offset, counter);
+        for offset in 0..MESSAGES_MAX + 2 {
+            add(&mut settlements, Action::settle(Verdict::Ack), offset, offset);
         }
 
-        let groups = settlements.take();
+        let counts: Vec<_> = settlements.take().iter().map(|group| group.messages).collect();
 
-        assert_eq!(groups[0].runs, [run(1, 1, 2), run(4, 3, 1), run(5, 5, 1)]);
+        assert_eq!(counts, [MESSAGES_MAX, 2]);
+    }
+
+    #[test]
+    fn two_hand_outs_of_one_message_are_not_mixed() {
+        let mut settlements = Settlements::default();
+        let first = add(&mut settlements, Action::settle(Verdict::Ack), 1, 1);
+        let second = add(&mut settlements, Action::settle(Verdict::Ack), 1, 9);
+
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert_eq!(settlements.take().len(), 2);
     }
 
     #[test]
@@ -225,8 +217,13 @@ mod tests {
         assert_eq!(counts, [2, 1, 1, 1, 1]);
     }
 
-    fn add(settlements: &mut Settlements, action: Action, offset: u64, counter: u64) {
-        settlements.add(action, Offset(offset), fence(counter), true);
+    fn add(
+        settlements: &mut Settlements,
+        action: Action,
+        offset: u64,
+        counter: u64,
+    ) -> Arc<Outcomes> {
+        settlements.add(action, Offset(offset), fence(counter), true)
     }
 
     fn run(first: u64, counter: u64, count: u32) -> DeliveryRun {

@@ -27,6 +27,8 @@ pub(crate) struct Session {
     ready: Ready,
     timers: Timers<Party>,
     closing: Option<Closing>,
+    /// Whether the broker closed the last connection over something that this client did.
+    is_at_fault: bool,
     /// How long an abandoned client goes on sending.
     abandoned_for: Duration,
 }
@@ -46,6 +48,7 @@ impl Session {
             ready: Ready::default(),
             timers: Timers::new(),
             closing: None,
+            is_at_fault: false,
             abandoned_for,
         }
     }
@@ -215,6 +218,7 @@ impl Session {
         } else if let Reply::Goodbye(goodbye) = reply {
             let reason = Refusal::new(goodbye.code, &goodbye.text);
             tracing::info!(%reason, "broker is closing the connection");
+            self.is_at_fault = !reason.is_retriable();
         }
         // A heartbeat has said what it had to by coming.
         Ok(())
@@ -322,8 +326,15 @@ impl Session {
         }
     }
 
+    /// Whether the broker closed this connection over something that this client did, and may do
+    /// again with what it resends.
+    pub(crate) const fn is_at_fault(&self) -> bool {
+        self.is_at_fault
+    }
+
     /// There is a connection again: everyone has a look.
     pub(crate) fn on_connect(&mut self) {
+        self.is_at_fault = false;
         let publishers = self.publishers.keys().copied().map(Party::Publisher);
         let consumers = self.consumers.keys().copied().map(Party::Consumer);
         publishers.chain(consumers).for_each(|party| self.ready.mark(party));

@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 use posthouse_client::{Client, Connecting, Connector, Consumer, Message, Pipe, Publisher};
 use posthouse_protocol::batch::{BatchBuilder, BatchView};
 use posthouse_protocol::message::{
-    Credit, Deliver, DeliverySlice, Done, ProducerOpened, Publish, Receipt, Refused, Settle,
-    Settled, Slice, Subscribed, TopicInfo, Welcome,
+    Credit, Deliver, DeliverySlice, Done, Goodbye, ProducerOpened, Publish, Receipt, Refused,
+    Settle, Settled, Slice, Subscribed, TopicInfo, Welcome,
 };
 use posthouse_protocol::settings::{Durability, TopicSettings};
 use posthouse_protocol::{
@@ -178,6 +178,13 @@ impl Peer {
             leader_epoch: 0,
         };
         self.reply(correlation, refused).await;
+    }
+
+    /// Closes the connection over something that the client did.
+    pub(crate) async fn dismiss(&mut self, code: ErrorCode) {
+        let text = "as scripted".to_owned();
+        self.reply(CorrelationId(0), Goodbye { code: code.number(), text }).await;
+        self.stream.shutdown().await.unwrap();
     }
 
     // Publishing.

@@ -29,14 +29,15 @@ pub struct RealFs {
 }
 
 impl RealFs {
-    /// Opens the directory, creating it if there is none, and takes its lock.
+    /// Opens the directory, creating it and those above it if there is none, and takes its lock.
+    /// Its name is durable then.
     ///
     /// # Errors
     ///
     /// [`LockError`] if another process has it, or the directory cannot be used.
     pub fn open(path: &Path) -> Result<Self, LockError> {
         let io = |source| LockError::Io { path: path.to_owned(), source };
-        std::fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(io)?;
+        make_directory(path, &mut sync_directory).map_err(io)?;
         let dir = std::fs::File::open(path).map_err(io)?;
         let lock = take_lock(path)?;
         Ok(Self { path: path.to_owned(), dir, access: OFlags::RDWR, _lock: Some(lock) })
@@ -64,6 +65,49 @@ impl RealFs {
         let fd = rustix::fs::openat(&self.dir, name, flags, FILE_MODE)?;
         Ok(Arc::new(RealFile { file: fd.into() }))
     }
+}
+
+/// Creates a directory, and those above it, if there is none. `sync` is called for every directory
+/// that a name was put into, before anything is put into the new one.
+fn make_directory(path: &Path, sync: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let create = || std::fs::DirBuilder::new().mode(DIR_MODE).create(path);
+    let above = above(path);
+    let created = match create() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && above != path => {
+            make_directory(above, sync)?;
+            create()
+        }
+        created => created,
+    };
+    match created {
+        Ok(()) => sync(above),
+        Err(_) if path.is_dir() => match sync(above) {
+            // An earlier start may have been killed between the two; else it is somebody else's, and
+            // need not be for us to open.
+            Err(error) if is_refused(&error) => Ok(()),
+            synced => synced,
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a directory cannot be synced by this user, or not at all.
+fn is_refused(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    [InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported].contains(&error.kind())
+}
+
+/// Where the name of `path` stands.
+fn above(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    std::fs::File::open(path)?.sync_all()
 }
 
 fn take_lock(path: &Path) -> Result<std::fs::File, LockError> {
@@ -110,7 +154,8 @@ impl Fs for RealFs {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         if to.starts_with(ORPHANS) {
             match rustix::fs::mkdirat(&self.dir, ORPHANS, Mode::RWXU) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Ok(()) => self.dir.sync_all()?,
+                Err(rustix::io::Errno::EXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -138,12 +183,13 @@ impl Fs for RealFs {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        self.dir.sync_all()?;
+        // First where files were moved to, so that they are nowhere missing in between.
         match std::fs::File::open(self.path.join(ORPHANS)) {
-            Ok(orphans) => orphans.sync_all(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            Ok(orphans) => orphans.sync_all()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
+        self.dir.sync_all()
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -269,5 +315,91 @@ impl std::error::Error for LockError {
             Self::Held { .. } => None,
             Self::Io { source, .. } => Some(source),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// What was synced, and what was there by then.
+    fn make(path: &Path, below: &Path) -> io::Result<Vec<(PathBuf, Vec<PathBuf>)>> {
+        let mut synced = Vec::new();
+        make_directory(path, &mut |directory| {
+            let listed = std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path()));
+            let relative = |path: &Path| path.strip_prefix(below).unwrap().to_owned();
+            let listed: io::Result<Vec<PathBuf>> = listed.collect();
+            let listed = listed?.iter().map(|path| relative(path)).collect();
+            synced.push((relative(directory), listed));
+            Ok(())
+        })?;
+        Ok(synced)
+    }
+
+    #[test]
+    fn every_directory_that_gets_a_name_is_synced_before_the_next_one_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path();
+
+        let synced = make(&below.join("a/b/c"), below).unwrap();
+
+        let step = |into: &str, name: &str| (PathBuf::from(into), vec![PathBuf::from(name)]);
+        assert_eq!(synced, [step("", "a"), step("a", "a/b"), step("a/b", "a/b/c")]);
+        for path in ["a", "a/b", "a/b/c"] {
+            let mode = std::fs::metadata(below.join(path)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{path}");
+        }
+    }
+
+    #[test]
+    fn name_of_a_directory_that_is_there_is_synced_for_whoever_was_killed_before() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+
+        let synced = make(&dir.path().join("a"), dir.path()).unwrap();
+
+        assert_eq!(synced, [(PathBuf::new(), vec![PathBuf::from("a")])]);
+    }
+
+    #[test]
+    fn failed_sync_of_the_name_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        for _ in ["made", "there"] {
+            make_directory(&path, &mut |_| Err(io::Error::other("disk"))).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn directory_above_that_cannot_be_opened_is_somebody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, kind) in [
+            ("a", io::ErrorKind::PermissionDenied),
+            ("b", io::ErrorKind::ReadOnlyFilesystem),
+            ("c", io::ErrorKind::InvalidInput),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            make_directory(&path, &mut |_| Err(kind.into())).unwrap();
+        }
+    }
+
+    #[test]
+    fn file_in_the_place_of_the_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, "x").unwrap();
+
+        make_directory(&path, &mut |_| Ok(())).unwrap_err();
+        make_directory(&path.join("b"), &mut |_| Ok(())).unwrap_err();
+    }
+
+    #[test]
+    fn relative_names_and_roots_have_a_directory_above() {
+        let above = |path: &str| above(Path::new(path)).to_owned();
+        assert_eq!(above("data"), Path::new("."));
+        assert_eq!(above("a/data"), Path::new("a"));
+        assert_eq!(above("/"), Path::new("/"));
     }
 }

@@ -1,34 +1,45 @@
-//! Sorting out the files of a data directory before anything is read from them.
+//! Sorting out the files of a data directory.
 //!
-//! What the manifest names is used. What is being made when a process dies is
-//! named by nobody and goes. A segment that the manifest does not name but that
-//! holds frames means that the newest manifest slot was lost: it is taken in.
-//! Everything else is moved to `orphan/`, never removed.
+//! What the manifest names is used. What is being made when a process dies is named by nobody and
+//! goes. With both slots of the manifest sound the newest is known, and our own files that it does
+//! not name are leftovers of a kill: they are retired with commit D and go as retired files do. With
+//! a slot lost the newest may be lost, and what it alone knew is found again in the files: segments
+//! with frames, and the salts of segments. Everything else is moved to `orphan/`, never removed.
+//!
+//! First [`sort`] only looks; [`Sorted::tidy`] does it once the journal was read.
 
+use crate::checkpoint;
 use crate::frame::FrameKey;
 use crate::fs::{File, Fs};
 use crate::manifest::{Manifest, SegmentEntry};
 use crate::names::{FileId, FileKind, FileName, LOCK, MANIFEST, ORPHANS};
-use crate::segment::{HEADER_LEN, Header, Scanner};
+use crate::run;
+use crate::segment::{HEADER_LEN, Header, Scanner, StoreId};
 use std::io;
 use std::sync::Arc;
 
 /// Length of the pieces into which a file that cannot be read as a whole is divided.
 const PIECE_BYTES: usize = 4096;
 
-/// What was done about files that the manifest does not name.
+/// What is to be done about files that the manifest does not name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sorted {
-    /// Segments with frames, to be taken in.
-    pub(crate) taken_in: Vec<SegmentEntry>,
-    /// Names under `orphan/`.
-    pub(crate) orphans: Vec<String>,
+    /// Segments as their headers describe them, which only a lost slot did: to be taken in, or to
+    /// replace what the manifest says.
+    pub(crate) segments: Vec<SegmentEntry>,
+    /// Leftovers of our own, to be named as retired.
+    pub(crate) retired: Vec<FileName>,
+    removed: Vec<String>,
+    orphans: Vec<String>,
 }
 
-/// Goes through the directory. `lost` says that a manifest slot could not be read.
+/// Goes through the directory and changes nothing. `lost` says that a manifest slot could not be
+/// read.
 pub(crate) fn sort(fs: &dyn Fs, manifest: &Manifest, lost: bool) -> io::Result<Sorted> {
     let mut sorted = Sorted::default();
-    let mut changed = false;
+    if lost {
+        sorted.segments = headed_anew(fs, manifest)?;
+    }
     for name in fs.list()? {
         if name == LOCK || MANIFEST.contains(&name.as_str()) {
             continue;
@@ -39,30 +50,33 @@ pub(crate) fn sort(fs: &dyn Fs, manifest: &Manifest, lost: bool) -> io::Result<S
             None => Fate::Orphan,
         };
         match fate {
-            Fate::Remove => {
-                fs.remove(&name)?;
-                changed = true;
-            }
-            Fate::TakeIn(entry) => sorted.taken_in.push(entry),
-            Fate::Orphan => {
-                sorted.orphans.extend(move_to_orphans(fs, manifest, &name)?);
-                changed = true;
-            }
+            Fate::Remove => sorted.removed.push(name),
+            Fate::TakeIn(entry) => sorted.segments.push(entry),
+            Fate::Retire(name) => sorted.retired.push(name),
+            Fate::Orphan => sorted.orphans.push(name),
         }
-    }
-    if changed {
-        fs.sync_dir()?;
     }
     Ok(sorted)
 }
 
-/// Moves a file aside and gives its new name; `None` if it is not there. Durable after the caller
-/// syncs the directory.
-pub(crate) fn move_to_orphans(
-    fs: &dyn Fs,
-    manifest: &Manifest,
-    name: &str,
-) -> io::Result<Option<String>> {
+impl Sorted {
+    /// Removes what goes and moves aside what stays, the checkpoints `damaged` too; gives the new
+    /// names of the latter. Durable after the caller syncs the directory.
+    pub(crate) fn tidy(
+        &self,
+        fs: &dyn Fs,
+        manifest: &Manifest,
+        damaged: &[FileId],
+    ) -> io::Result<Vec<String>> {
+        self.removed.iter().try_for_each(|name| fs.remove(name))?;
+        let checkpoint = |id: &FileId| FileName::new(FileKind::Checkpoint, *id).to_string();
+        let names = self.orphans.iter().cloned().chain(damaged.iter().map(checkpoint));
+        names.filter_map(|name| move_to_orphans(fs, manifest, &name).transpose()).collect()
+    }
+}
+
+/// Moves a file aside and gives its new name; `None` if it is not there.
+fn move_to_orphans(fs: &dyn Fs, manifest: &Manifest, name: &str) -> io::Result<Option<String>> {
     // The generation keeps apart files that had the same name.
     let orphan = format!("{ORPHANS}/{}-{name}", manifest.generation);
     match fs.rename(name, &orphan) {
@@ -75,6 +89,7 @@ pub(crate) fn move_to_orphans(
 enum Fate {
     Remove,
     TakeIn(SegmentEntry),
+    Retire(FileName),
     Orphan,
 }
 
@@ -87,13 +102,56 @@ fn judge(fs: &dyn Fs, manifest: &Manifest, name: FileName, lost: bool) -> io::Re
     let unfinished = name.id >= manifest.next_file;
     if name.kind == FileKind::Segment {
         let file = fs.open(&name.to_string())?;
-        return match unnamed_segment(&*file, manifest, name.id)? {
-            Some((entry, true)) if unfinished => Ok(Fate::TakeIn(entry)),
-            Some((_, false)) if unfinished => Ok(Fate::Remove),
-            Some(_) | None => Ok(Fate::Orphan),
-        };
+        return Ok(match unnamed_segment(&*file, manifest, name.id)? {
+            Some((entry, true)) if unfinished || lost => Fate::TakeIn(entry),
+            Some((_, false)) if unfinished => Fate::Remove,
+            Some((_, false)) if !lost => Fate::Retire(name),
+            Some(_) | None => Fate::Orphan,
+        });
     }
-    Ok(if unfinished && !lost { Fate::Remove } else { Fate::Orphan })
+    Ok(match (lost, unfinished) {
+        (false, true) => Fate::Remove,
+        (false, false) if is_ours(fs, manifest.store, name)? => Fate::Retire(name),
+        (_, _) => Fate::Orphan,
+    })
+}
+
+/// Whether a run or checkpoint has a sound header of this store. One that does not, or cannot be
+/// read, is not understood.
+fn is_ours(fs: &dyn Fs, store: StoreId, name: FileName) -> io::Result<bool> {
+    let file = fs.open(&name.to_string())?;
+    file.drop_cache()?;
+    let found = match name.kind {
+        FileKind::Run => {
+            run::read_header(&*file).ok().map(|header| (header.identity.store, header.identity.id))
+        }
+        FileKind::Checkpoint => checkpoint::read_header(&*file)
+            .ok()
+            .map(|header| (header.identity.store, header.identity.id)),
+        FileKind::Segment | FileKind::Spare => None,
+    };
+    Ok(found == Some((store, name.id)))
+}
+
+/// Segments that the manifest names as ready and that have another salt now: a later start has put a
+/// new header on them and gone on in them, and only the slot that it then wrote knew that.
+fn headed_anew(fs: &dyn Fs, manifest: &Manifest) -> io::Result<Vec<SegmentEntry>> {
+    let mut found = Vec::new();
+    let mut bytes = Vec::new();
+    for named in manifest.journal.iter().filter(|entry| entry.end.is_none()) {
+        let Some(file) = open_if_there(fs, FileName::new(FileKind::Segment, named.id))? else {
+            continue;
+        };
+        read_past_cache(&*file, u64::MAX, &mut bytes)?;
+        let Some(entry) = described(&bytes, manifest, named.id) else { continue };
+        // Only a segment without a frame gets a new header.
+        if entry.salt != named.salt
+            && Scanner::new(FrameKey::new(&named.salt), &bytes).next().is_none()
+        {
+            found.push(SegmentEntry { base: named.base, ..entry });
+        }
+    }
+    Ok(found)
 }
 
 /// The segment that a sound header of this store describes, and whether it holds a frame.
@@ -104,14 +162,17 @@ fn unnamed_segment(
 ) -> io::Result<Option<(SegmentEntry, bool)>> {
     let mut bytes = Vec::new();
     read_past_cache(file, u64::MAX, &mut bytes)?;
-    let Ok(header) = Header::decode(&bytes) else {
-        return Ok(None);
-    };
-    if header.store != manifest.store || header.id != id {
-        return Ok(None);
-    }
-    let used = Scanner::new(FrameKey::new(&header.salt), &bytes).next().is_some();
-    Ok(Some((SegmentEntry { id, salt: header.salt, base: None, end: None }, used)))
+    Ok(described(&bytes, manifest, id).map(|entry| {
+        let used = Scanner::new(FrameKey::new(&entry.salt), &bytes).next().is_some();
+        (entry, used)
+    }))
+}
+
+/// What the header says, if it is sound, of this store and of this segment.
+fn described(bytes: &[u8], manifest: &Manifest, id: FileId) -> Option<SegmentEntry> {
+    let header = Header::decode(bytes).ok()?;
+    let is_this = header.store == manifest.store && header.id == id;
+    is_this.then_some(SegmentEntry { id, salt: header.salt, base: None, end: None })
 }
 
 /// All sound segment headers, for when no manifest is left.

@@ -2,10 +2,10 @@
 
 use super::damage::{CorruptRange, TornTail};
 use crate::journal::AppendError;
-use crate::manifest::ManifestError;
+use crate::manifest::{ManifestError, SlotLoss};
 use crate::names::FileId;
 use crate::spare::SpareError;
-use posthouse_protocol::{DecodeError, LogIndex, StartEpoch};
+use posthouse_protocol::{LogIndex, StartEpoch};
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -33,7 +33,7 @@ pub struct RecoveryReport {
     pub clean: bool,
     /// Why a manifest slot could not be read: a power loss during a commit leaves that, and so does
     /// damage. The other slot, and the files, were enough.
-    pub manifest_damaged: Option<DecodeError>,
+    pub manifest_damaged: Option<SlotLoss>,
     /// The frame up to which a checkpoint was used; 0 if none was.
     pub checkpoint: LogIndex,
     /// Checkpoints that the manifest names and that cannot be used.
@@ -61,11 +61,25 @@ pub struct RecoveryReport {
 }
 
 impl RecoveryReport {
-    /// Whether anything that was durable is damaged or missing. A single manifest slot does not
-    /// count: it cannot be told from one that was just being written.
+    /// Whether frames may be missing of which the fold was not told: nothing says any more how far the
+    /// journal reached.
+    #[must_use]
+    pub const fn may_lack_frames(&self) -> bool {
+        matches!(self.origin, Origin::Rebuilt)
+            || self.manifest_damaged.is_some()
+            || !self.missing.is_empty()
+    }
+
+    /// Whether anything that was durable is damaged or missing. A single damaged manifest slot does
+    /// not count, as it cannot be told from one that was just being written; one that is missing or
+    /// unreadable does.
     #[must_use]
     pub const fn is_damaged(&self) -> bool {
         matches!(self.origin, Origin::Rebuilt)
+            || matches!(
+                self.manifest_damaged,
+                Some(SlotLoss::Missing | SlotLoss::Unreadable { .. })
+            )
             || !self.checkpoint_damaged.is_empty()
             || !self.corrupt.is_empty()
             || !self.damaged_headers.is_empty()
@@ -92,7 +106,7 @@ impl fmt::Display for RecoveryReport {
             write!(f, "; {torn}")?;
         }
         if let Some(error) = &self.manifest_damaged {
-            write!(f, "; a manifest slot is unreadable: {error}")?;
+            write!(f, "; a manifest slot is lost: {error}")?;
         }
         for range in &self.corrupt {
             write!(f, "; {range}")?;
@@ -109,7 +123,9 @@ impl fmt::Display for RecoveryReport {
     }
 }
 
-/// The store cannot be opened. Nothing was removed; a later attempt finds the same.
+/// The store cannot be opened. Until the journal was read and understood nothing was changed;
+/// what can still fail then is the disk, and by then nothing went but files that are not part of the
+/// store. So a later attempt finds the same.
 #[derive(Debug)]
 pub enum OpenError {
     /// A file or the directory cannot be used.
@@ -120,10 +136,10 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The store was written by a newer version.
-    Version(DecodeError),
+    Version(SlotLoss),
     /// Both manifest slots are damaged, and there are runs or checkpoints that only a manifest can
     /// name. Restore a slot from a backup.
-    ManifestLost(DecodeError),
+    ManifestLost(SlotLoss),
     /// The journal begins after the frame from which it is needed, and no older checkpoint verifies.
     /// Restore a checkpoint from a backup.
     JournalShort {

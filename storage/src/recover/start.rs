@@ -1,61 +1,73 @@
 //! The manifest to begin with: read, rebuilt from segment headers, or new.
+//!
+//! Nothing is written here: a manifest that is not on disk yet gets there once the journal was read.
 
 use super::files;
 use super::report::{OpenError, Origin};
 use crate::fs::Fs;
-use crate::manifest::{Found, Manifest, ManifestSlots, SegmentEntry};
+use crate::manifest::{Found, Manifest, ManifestSlots, SegmentEntry, SlotLoss};
 use crate::names::{FileId, FileKind, FileName};
 use crate::options::Options;
-use crate::segment::StoreId;
-use posthouse_protocol::{DecodeError, LogIndex};
+use crate::salt::derive_store;
+use posthouse_protocol::LogIndex;
+use std::io;
 
 /// The manifest, and how it was come by.
 #[derive(Debug)]
 pub(super) struct Start {
     pub(super) slots: ManifestSlots,
-    /// Why a slot could not be read.
-    pub(super) lost: Option<DecodeError>,
+    /// Why a slot could not be read. It may have been the newest.
+    pub(super) lost: Option<SlotLoss>,
     pub(super) origin: Origin,
 }
 
 pub(super) fn load(fs: &dyn Fs, options: &Options) -> Result<Start, OpenError> {
-    let found = ManifestSlots::load(fs).map_err(OpenError::io("reading the manifest"))?;
-    let lost = match found {
-        Found::Sound { slots, damaged } => {
-            refuse_other_version(damaged)?;
-            return Ok(Start { slots: *slots, lost: damaged, origin: Origin::Found });
+    let io = OpenError::io("reading the manifest");
+    let lost = match ManifestSlots::load(fs).map_err(&io)? {
+        Found::Sound { slots, lost } => {
+            let lost = refuse_other_version(lost)?;
+            let making =
+                lost == Some(SlotLoss::Missing) && is_being_made(fs, &slots).map_err(&io)?;
+            let lost = lost.filter(|_| !making);
+            return Ok(Start { slots: *slots, lost, origin: Origin::Found });
         }
-        Found::Damaged(error) => {
-            refuse_other_version(Some(error))?;
-            Some(error)
-        }
+        Found::Lost(loss) => refuse_other_version(Some(loss))?,
         Found::Nothing => None,
     };
-    let manifest = rebuild(fs, lost)?;
+    if let Some(SlotLoss::Unreadable { error }) = lost {
+        // A rebuild overwrites both, and what cannot be read now may be read later.
+        return Err(io(io::Error::other(error)));
+    }
+    let manifest = rebuild(fs, lost.as_ref())?;
     let rebuilt = manifest.is_some();
-    let manifest = manifest.unwrap_or_else(|| new_manifest(options));
-    let io = OpenError::io("creating the manifest");
-    let slots = ManifestSlots::create(fs, manifest).map_err(&io)?;
-    fs.sync_dir().map_err(&io)?;
+    let slots = ManifestSlots::new(manifest.unwrap_or_else(|| new_manifest(options)));
     // Slots without a single segment are what a crash leaves that came before the first start.
     let origin = if rebuilt { Origin::Rebuilt } else { Origin::Created };
-    Ok(Start { slots, lost: lost.filter(|_| rebuilt), origin })
+    Ok(Start { slots, lost: rebuilt.then(|| lost.unwrap_or(SlotLoss::Missing)), origin })
 }
 
-const fn refuse_other_version(damaged: Option<DecodeError>) -> Result<(), OpenError> {
-    match damaged {
-        Some(error @ DecodeError::Invalid { field, .. })
-            if matches!(field.as_bytes(), b"manifest.version") =>
-        {
-            Err(OpenError::Version(error))
-        }
-        Some(_) | None => Ok(()),
+fn refuse_other_version(lost: Option<SlotLoss>) -> Result<Option<SlotLoss>, OpenError> {
+    match lost {
+        Some(loss) if loss.is_other_version() => Err(OpenError::Version(loss)),
+        lost => Ok(lost),
     }
+}
+
+/// Whether this is a store whose making was interrupted between the two slots: nothing was committed
+/// yet, for the first commit makes a segment before.
+fn is_being_made(fs: &dyn Fs, slots: &ManifestSlots) -> io::Result<bool> {
+    let manifest = slots.current();
+    let has_files = || {
+        let names = fs.list()?;
+        let mut numbered = names.iter().filter_map(|name| FileName::parse(name));
+        io::Result::Ok(numbered.any(|name| !name.temporary))
+    };
+    Ok(manifest.generation == 0 && !has_files()?)
 }
 
 fn new_manifest(options: &Options) -> Manifest {
     Manifest {
-        store: StoreId(options.seed),
+        store: derive_store(&options.seed),
         next_file: FileId(1),
         journal_first: LogIndex(1),
         clean: true,
@@ -64,7 +76,7 @@ fn new_manifest(options: &Options) -> Manifest {
 }
 
 /// The manifest that the segments' headers describe; `None` if there are none.
-fn rebuild(fs: &dyn Fs, lost: Option<DecodeError>) -> Result<Option<Manifest>, OpenError> {
+fn rebuild(fs: &dyn Fs, lost: Option<&SlotLoss>) -> Result<Option<Manifest>, OpenError> {
     let io = OpenError::io("reading segment headers");
     let headers = files::segment_headers(fs).map_err(&io)?;
     let names = fs.list().map_err(&io)?;
@@ -73,8 +85,7 @@ fn rebuild(fs: &dyn Fs, lost: Option<DecodeError>) -> Result<Option<Manifest>, O
         .filter_map(|name| FileName::parse(name))
         .any(|name| !name.temporary && matches!(name.kind, FileKind::Run | FileKind::Checkpoint));
     if folded {
-        let error = lost.unwrap_or(DecodeError::Truncated { field: "manifest" });
-        return Err(OpenError::ManifestLost(error));
+        return Err(OpenError::ManifestLost(lost.cloned().unwrap_or(SlotLoss::Missing)));
     }
     let Some(first) = headers.first() else {
         return Ok(None);

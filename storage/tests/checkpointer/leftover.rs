@@ -5,6 +5,7 @@ use crate::world::{Model, World, options};
 use posthouse_storage::Store;
 use posthouse_storage::checkpointer::Step;
 use posthouse_storage::fs::dice::Dice;
+use posthouse_storage::fs::faults::{Fault, FaultFs};
 use posthouse_storage::fs::sim::{Fate, SimFs};
 use posthouse_storage::manifest::Manifest;
 use posthouse_storage::names::{FileKind, FileName, MANIFEST};
@@ -97,21 +98,38 @@ fn a_kill_leaves_nothing_in_the_orphans() {
 }
 
 #[test]
-fn leftovers_stay_until_no_slot_names_them() {
+fn nothing_goes_that_a_slot_names_wherever_a_start_is_killed() {
+    let mut named = 0;
     for killed in kills(1) {
-        let Killed { disk, unnamed, .. } = killed;
+        for operation in 0.. {
+            let disk = FaultFs::new(copy(&killed.disk));
+            disk.plan(operation, Fault::PowerLoss);
+            let opened = Store::<Toy>::open(Arc::new(disk.clone()), options());
+            let done = opened.is_ok();
+            drop(opened);
 
-        drop(Store::<Toy>::open(Arc::new(disk.clone()), options()).unwrap());
-
-        for name in &unnamed {
-            let named = |slot: &&str| {
-                let manifest = Manifest::decode(&disk.contents(slot).unwrap()).unwrap();
-                manifest.names(FileName::parse(name).unwrap())
-            };
-            let there = disk.contents(name).is_some();
-            assert!(there || !MANIFEST.iter().any(|slot| named(&slot)), "{name}");
+            let disk = copy(disk.disk());
+            for slot in MANIFEST {
+                let Ok(manifest) = Manifest::decode(&disk.contents(slot).unwrap()) else {
+                    continue;
+                };
+                let runs = manifest.runs.iter().map(|run| FileName::new(FileKind::Run, run.id));
+                let checkpoints = manifest.checkpoints.iter();
+                let checkpoints =
+                    checkpoints.map(|entry| FileName::new(FileKind::Checkpoint, entry.id));
+                for name in runs.chain(checkpoints) {
+                    let there = disk.contents(&name.to_string()).is_some();
+                    assert!(there, "{slot} names {name}, operation={operation}");
+                    named += 1;
+                }
+            }
+            World::open(Arc::new(disk), options(), killed.model.clone()).unwrap();
+            if done {
+                break;
+            }
         }
     }
+    assert!(named > 1_000, "named={named}");
 }
 
 #[test]
@@ -125,8 +143,9 @@ fn files_that_no_slot_left_names_are_kept_when_a_slot_is_lost() {
             } else {
                 disk.overwrite(slot, vec![0; 4096]);
             }
-            let [other] = MANIFEST.into_iter().filter(|other| *other != slot).collect::<Vec<_>>()
-            [..] else {
+            let [other] =
+                MANIFEST.into_iter().filter(|other| *other != slot).collect::<Vec<_>>()[..]
+            else {
                 panic!("there are two");
             };
             let Ok(manifest) = Manifest::decode(&disk.contents(other).unwrap()) else { continue };

@@ -55,7 +55,14 @@ impl State {
         event: &Event,
     ) -> Result<(), ApplyError> {
         self.index = index;
-        self.apply_event(time, event).map_err(|conflict| ApplyError { index, conflict })
+        if self.is_lossy && !self.fit(event) {
+            return Ok(());
+        }
+        self.apply_event(time, event).map_err(|conflict| ApplyError { index, conflict })?;
+        if self.is_lossy {
+            self.tidy(event);
+        }
+        Ok(())
     }
 
     fn apply_event(&mut self, time: Timestamp, event: &Event) -> Result<(), Conflict> {
@@ -84,18 +91,18 @@ impl State {
             return Err(Conflict::Repeated);
         }
         self.start_epoch = event.epoch;
-        if event.clean {
+        let is_damaged = event.skips > 0;
+        if is_damaged {
+            self.lost = 0;
+            self.skip_ids(event.skips);
+        } else if event.clean {
             return Ok(());
         }
-        for partition in self.partitions.values_mut().filter(|partition| partition.ever_written) {
-            let skipped = partition.skip(UNCLEAN_SKIP);
-            let topic = self.topics.get(&partition.topic);
-            for id in topic.into_iter().flat_map(|topic| topic.subscriptions.values()) {
-                if let Some(subscription) = self.subscriptions.get_mut(id) {
-                    subscription.settle(skipped.clone());
-                }
-            }
-        }
+        let skips = |partition: &&Partition| is_damaged || partition.ever_written;
+        let skipping: Vec<PartitionId> =
+            self.partitions.values().filter(skips).map(|partition| partition.id).collect();
+        let count = UNCLEAN_SKIP.saturating_mul(u64::from(event.skips.max(1)));
+        skipping.into_iter().for_each(|id| self.skip_offsets(id, count));
         Ok(())
     }
 
@@ -145,7 +152,7 @@ impl State {
         Ok(())
     }
 
-    fn topic_deleted(&mut self, event: &event::TopicDeleted) -> Result<(), Conflict> {
+    pub(super) fn topic_deleted(&mut self, event: &event::TopicDeleted) -> Result<(), Conflict> {
         let topic = self.topics.remove(&event.id).ok_or(Conflict::NoTopic(event.id))?;
         self.topic_ids.remove(&topic.name);
         self.partitions.remove(&topic.partition);
@@ -179,7 +186,10 @@ impl State {
         Ok(())
     }
 
-    fn subscription_deleted(&mut self, event: &event::SubscriptionDeleted) -> Result<(), Conflict> {
+    pub(super) fn subscription_deleted(
+        &mut self,
+        event: &event::SubscriptionDeleted,
+    ) -> Result<(), Conflict> {
         let subscription = self.subscription_mut(event.id)?;
         let (topic, partition) = (subscription.topic, subscription.partition);
         self.settle_release(partition);
@@ -196,10 +206,11 @@ impl State {
             known.epoch = event.epoch;
             return Ok(());
         }
-        if event.id <= self.last_ids.producer {
+        // After a loss it may be known from what it sent only.
+        if event.id <= self.last_ids.producer && !self.is_lossy {
             return Err(Conflict::Repeated);
         }
-        self.last_ids.producer = event.id;
+        self.last_ids.producer = self.last_ids.producer.max(event.id);
         if let Some(name) = &event.name {
             self.producer_ids.insert(name.clone(), event.id);
         }
@@ -207,7 +218,10 @@ impl State {
         Ok(())
     }
 
-    fn producer_forgotten(&mut self, event: &event::ProducerForgotten) -> Result<(), Conflict> {
+    pub(super) fn producer_forgotten(
+        &mut self,
+        event: &event::ProducerForgotten,
+    ) -> Result<(), Conflict> {
         let producer = self.producers.remove(&event.id).ok_or(Conflict::NoProducer(event.id))?;
         if let Some(name) = producer.name {
             self.producer_ids.remove(&name);
@@ -231,6 +245,14 @@ impl State {
         let start = wants_start.then(|| floors.map(Subscription::ack_floor).min()).flatten();
         let start = start.unwrap_or(Offset::ZERO).max(partition.start);
         partition.milestones.push(event.base, time, event.bytes, start);
+        match self.accept(event) {
+            Err(Conflict::NoProducer(_)) if self.is_lossy => Ok(()),
+            accepted => accepted,
+        }
+    }
+
+    /// Notes for the sender that its publish was accepted.
+    pub(super) fn accept(&mut self, event: &event::Published) -> Result<(), Conflict> {
         let Some(sender) = &event.sender else { return Ok(()) };
         let producer = self.producers.get_mut(&sender.producer);
         producer.ok_or(Conflict::NoProducer(sender.producer))?.accept(Accepted {

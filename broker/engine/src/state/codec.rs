@@ -1,7 +1,7 @@
 //! The state as bytes: the body of a checkpoint.
 //!
 //! ```text
-//! version u8 | index | start_epoch | last ids
+//! version u8 | index | start_epoch | last ids | is_lossy u8 | lost
 //! topics | partitions | subscriptions | producers, each: varint count, then entries by ascending id
 //! ```
 //!
@@ -33,6 +33,8 @@ impl State {
         self.index.encode(out);
         self.start_epoch.encode(out);
         self.last_ids.encode(out);
+        self.is_lossy.encode(out);
+        self.lost.encode(out);
         put_all(out, self.topics.values(), |topic, out| topic.encode(out));
         put_all(out, self.partitions.values(), |partition, out| partition.encode(out));
         put_all(out, self.subscriptions.values(), |subscription, out| subscription.encode(out));
@@ -55,6 +57,8 @@ impl State {
             index: LogIndex::decode(&mut source, "state.index")?,
             start_epoch: StartEpoch::decode(&mut source, "state.start_epoch")?,
             last_ids: LastIds::decode(&mut source, "state.last_ids")?,
+            is_lossy: bool::decode(&mut source, "state.is_lossy")?,
+            lost: u64::decode(&mut source, "state.lost")?,
             ..Self::default()
         };
         state.topics = take_all(&mut source, "state.topics", Topic::decode, |topic| topic.id)?;

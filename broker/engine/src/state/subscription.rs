@@ -130,6 +130,15 @@ impl Subscription {
         self.floor = self.settled.absorb(offset);
     }
 
+    /// Drops what is noted of messages in `range` that are settled.
+    pub(super) fn forget_settled(&mut self, range: Range<Offset>) {
+        let mut settled: Vec<_> = self.settled.iter_in(range.clone()).collect();
+        settled.push(range.start..range.end.min(self.floor));
+        for part in settled.into_iter().filter(|part| part.start < part.end) {
+            self.forget(part);
+        }
+    }
+
     fn forget(&mut self, range: Range<Offset>) {
         self.handed.remove(range.clone());
         forget_in(&mut self.failures, &range);

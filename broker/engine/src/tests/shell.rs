@@ -68,7 +68,7 @@ impl Shell {
             epoch: StartEpoch(1),
             correlation: 0,
         };
-        shell.input(Input::Start { epoch: StartEpoch(1), clean: true });
+        shell.input(Input::Start { epoch: StartEpoch(1), clean: true, damaged: false });
         shell
     }
 
@@ -396,7 +396,7 @@ impl Shell {
         self.loads.clear();
         self.engine = Engine::new(self.replayed(), last);
         self.epoch = self.epoch.next();
-        self.input(Input::Start { epoch: self.epoch, clean });
+        self.input(Input::Start { epoch: self.epoch, clean, damaged: false });
     }
 
     pub(crate) fn restart(&mut self, clean: bool) {

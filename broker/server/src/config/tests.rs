@@ -1,3 +1,5 @@
+//! Every source of options, every refusal, and that the page names every option.
+
 use super::*;
 use std::path::Path;
 

@@ -9,8 +9,6 @@ use posthouse_protocol::message::{self, Verdict};
 use posthouse_protocol::settings::SubscriptionSettings;
 use posthouse_protocol::{ErrorCode, Offset, Reply};
 
-const DAY_MS: u64 = 86_400_000;
-
 fn settings(attempts_max: u32) -> SubscriptionSettings {
     SubscriptionSettings { attempts_max, ..SubscriptionSettings::default() }
 }

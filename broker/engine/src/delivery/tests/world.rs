@@ -114,7 +114,7 @@ impl World {
     }
 
     fn start(&mut self, epoch: u32, clean: bool) {
-        self.input(Input::Start { epoch: StartEpoch(epoch), clean });
+        self.input(Input::Start { epoch: StartEpoch(epoch), clean, damaged: false });
         self.input(Input::Space(Space { disk_bytes: 1 << 40, ring_bytes: 1 << 40 }));
     }
 

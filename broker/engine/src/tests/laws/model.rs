@@ -43,9 +43,11 @@ impl Model {
 
     fn apply_event(&mut self, index: LogIndex, event: &Event) {
         match event {
-            Event::Started(event) if !event.clean => {
-                for topic in self.topics.values_mut().filter(|topic| topic.ever_written) {
-                    topic.next += 1 << 32;
+            Event::Started(event) if !event.clean || event.skips > 0 => {
+                for topic in self.topics.values_mut() {
+                    if topic.ever_written || event.skips > 0 {
+                        topic.next += u64::from(event.skips.max(1)) << 32;
+                    }
                 }
             }
             Event::TopicCreated(event) => {

@@ -1,10 +1,22 @@
 //! The suites, in the order in which they run: cheap gates first, then the heavy suites at full
 //! count, then the planted bugs.
 
-use crate::{Suite, suite};
+use crate::{Suite, planted, suite};
 
 /// Arguments of a test binary: print what it says, faults included.
 const TEST: &str = "test";
+
+/// The power loss suite over a broker that may have a bug.
+const PLANTED: &[&str] = &[
+    TEST,
+    "--locked",
+    "-p",
+    "posthouse-sim",
+    "--features",
+    "planted-bugs",
+    "--test",
+    "power_loss",
+];
 
 pub(crate) const SUITES: &[Suite] = &[
     suite("format", "cargo fmt --check", &["fmt", "--all", "--check"], &[]),
@@ -59,6 +71,65 @@ pub(crate) const SUITES: &[Suite] = &[
         "kill -9 of the real binary, 100 cycles",
         &[TEST, "--locked", "-p", "posthouse", "--test", "kill_suite", "--", "--nocapture"],
         &[("POSTHOUSE_KILL_CYCLES", "100")],
+    ),
+    planted(
+        "planted: ack before sync",
+        PLANTED,
+        &[("POSTHOUSE_PLANTED_BUG", "ack-before-sync"), ("POSTHOUSE_CRASH_POINTS", "40000")],
+    ),
+    planted(
+        "planted: serve unsynced",
+        PLANTED,
+        &[("POSTHOUSE_PLANTED_BUG", "serve-unsynced"), ("POSTHOUSE_CRASH_POINTS", "40000")],
+    ),
+    planted(
+        "planted: skip directory sync",
+        PLANTED,
+        &[("POSTHOUSE_PLANTED_BUG", "skip-directory-sync"), ("POSTHOUSE_CRASH_POINTS", "40000")],
+    ),
+    planted(
+        "planted: forget acks",
+        PLANTED,
+        &[("POSTHOUSE_PLANTED_BUG", "forget-acks"), ("POSTHOUSE_CRASH_POINTS", "40000")],
+    ),
+    planted(
+        "planted: reuse an offset",
+        PLANTED,
+        &[("POSTHOUSE_PLANTED_BUG", "reuse-offset"), ("POSTHOUSE_CRASH_POINTS", "40000")],
+    ),
+    planted(
+        "planted: lose the prev check",
+        PLANTED,
+        &[("POSTHOUSE_PLANTED_BUG", "lose-prev-check"), ("POSTHOUSE_CRASH_POINTS", "40000")],
+    ),
+    suite(
+        "planted: storage",
+        "skipped directory sync, cache believed, sync skipped: each is found",
+        &[
+            TEST,
+            "--locked",
+            "-p",
+            "posthouse-storage",
+            "--features",
+            "planted-bugs",
+            "--test",
+            "power_loss",
+        ],
+        &[],
+    ),
+    planted(
+        "planted: forget acks (kill -9)",
+        &[
+            TEST,
+            "--locked",
+            "-p",
+            "posthouse",
+            "--features",
+            "planted-bugs",
+            "--test",
+            "kill_suite",
+        ],
+        &[("POSTHOUSE_PLANTED_BUG", "forget-acks")],
     ),
     suite(
         "release build",

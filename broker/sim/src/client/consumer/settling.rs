@@ -103,7 +103,11 @@ pub(super) fn runs(deliveries: &[Taken]) -> Vec<DeliveryRun> {
                 run.count += 1;
             }
             _ => {
-                runs.push(DeliveryRun { first: Offset(taken.offset), fence: taken.fence, count: 1 })
+                runs.push(DeliveryRun {
+                    first: Offset(taken.offset),
+                    fence: taken.fence,
+                    count: 1,
+                });
             }
         }
     }
