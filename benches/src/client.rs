@@ -105,10 +105,10 @@ impl Measured<'_> {
         let mut pending = std::collections::VecDeque::new();
         for _ in 0..self.messages {
             pending.push_back(publisher.submit(Message::new(body.clone())).await?);
-            if pending.len() >= 20_000 {
-                if let Some(oldest) = pending.pop_front() {
-                    oldest.await?;
-                }
+            if pending.len() >= 20_000
+                && let Some(oldest) = pending.pop_front()
+            {
+                oldest.await?;
             }
         }
         for receipt in pending {

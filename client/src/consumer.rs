@@ -25,10 +25,11 @@ use credit::Amount;
 use futures_core::Stream;
 use posthouse_protocol::{Name, Outcome, limits};
 use std::future::{Future, IntoFuture, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
+use tokio::task::coop::cooperative;
 use tokio::time::timeout;
 
 /// Consumes a queue subscription: a [`Stream`] of deliveries, each to be settled.
@@ -58,7 +59,12 @@ impl Consumer {
     ///
     /// [`ConsumeError`]: the broker ended the consumer, or a message arrived damaged.
     pub async fn next(&mut self) -> Option<Result<Delivery, ConsumeError>> {
-        poll_fn(|cx| self.shared.poll_take(cx)).await
+        self.take().await
+    }
+
+    /// Takes a turn at a time, so that a loop of deliveries that are all there lets others run.
+    fn take(&self) -> impl Future<Output = Option<Result<Delivery, ConsumeError>>> {
+        cooperative(poll_fn(|cx| self.shared.poll_take(cx)))
     }
 
     /// Handles deliveries with `handler`, `concurrency` at a time, each in a task of the runtime.
@@ -99,7 +105,7 @@ impl Stream for Consumer {
     type Item = Result<Delivery, ConsumeError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.shared.poll_take(cx)
+        pin!(self.take()).poll(cx)
     }
 }
 

@@ -16,11 +16,12 @@ use posthouse_protocol::settings::Position as From;
 use posthouse_protocol::{Name, Offset, Outcome, SubscriptionId, TopicId};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::task::coop::cooperative;
 
 /// Bytes asked for at a time.
 const FETCH_BYTES: u32 = 1 << 20;
@@ -84,7 +85,8 @@ impl Reader {
     ///
     /// [`ReadError`]. The next call goes on: behind a damaged message, and otherwise with another try.
     pub async fn next(&mut self) -> Result<Option<Record>, ReadError> {
-        poll_fn(|cx| self.poll_record(cx)).await
+        // A loop of records that are all there lets others run.
+        cooperative(poll_fn(|cx| self.poll_record(cx))).await
     }
 
     fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Record>, ReadError>> {
@@ -186,7 +188,7 @@ impl Stream for Reader {
     type Item = Result<Record, ReadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.poll_record(cx).map(Result::transpose)
+        pin!(self.next()).poll(cx).map(Result::transpose)
     }
 }
 

@@ -76,6 +76,22 @@ async fn acks_made_together_travel_in_one_frame_as_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn loop_over_waiting_deliveries_lets_the_client_settle() {
+    let (mut billing, _client, _broker, mut peer) = consuming().await;
+    peer.deliver(0, &["a"; 250]).await;
+    let consuming = tokio::spawn(async move {
+        while let Some(delivery) = billing.next().await {
+            delivery.unwrap().ack();
+        }
+    });
+
+    let settled = peer.settle().await.1.deliveries[0].count;
+
+    assert!(settled < 250, "{settled} before anything was settled");
+    consuming.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_way_of_settling_says_what_it_means() {
     let (mut billing, _client, _broker, mut peer) = consuming().await;
     peer.deliver(0, &["a", "b", "c", "d", "e"]).await;
@@ -444,7 +460,6 @@ async fn settlement_without_an_answer_ends_with_the_client() {
     assert!(billing.next().await.is_none());
 }
 
-/// The newest of the credits sent so far.
 #[tokio::test(start_paused = true)]
 async fn credit_is_never_more_than_the_window_beyond_what_is_settled() {
     let (mut billing, _client, _broker, mut peer) = consuming().await;

@@ -81,6 +81,56 @@ async fn lost_connection_resends_the_same_sequences_without_opening_a_producer()
 }
 
 #[tokio::test(start_paused = true)]
+async fn answers_that_came_before_the_connection_broke_count() {
+    let (orders, _client, mut broker, mut peer) = publishing().await;
+    let answered = submit(&orders, &["a"]).await;
+    let correlation = peer.expect_publish(1, 0, &["a"]).await;
+    peer.receipt(correlation, 0).await;
+    drop(peer);
+    let next = submit(&orders, &["b"]).await;
+
+    let mut peer = broker.welcome().await;
+    let correlation = peer.expect_publish(2, 1, &["b"]).await;
+    peer.receipt(correlation, 1).await;
+
+    assert_eq!(result(answered).await.unwrap(), 0);
+    assert_eq!(result(next).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn loop_of_submits_lets_the_client_send() {
+    let (orders, _client, _broker, mut peer) = publishing().await;
+    let submitting = tokio::spawn(async move {
+        for _ in 0..10_000 {
+            drop(orders.submit("a").await.unwrap());
+        }
+    });
+
+    let first = peer.publish().await.2.len();
+
+    assert!(first < 1000, "{first} before anything was sent");
+    assert!(!submitting.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_batch_leaves_while_others_have_no_answer() {
+    let (orders, _client, _broker, mut peer) = publishing().await;
+    for number in 1..=4 {
+        submit(&orders, &["a"]).await;
+        peer.expect_publish(number, number - 1, &["a"]).await;
+    }
+    let pending = orders.submit(vec![b'b'; 200_000]).await.unwrap();
+    peer.expect_silence().await;
+
+    drop(orders.submit(vec![b'c'; 200_000]).await.unwrap());
+
+    let (correlation, publish, bodies) = peer.publish().await;
+    assert_eq!((publish.sequence.0, bodies.len()), (5, 1));
+    peer.receipt(correlation, 4).await;
+    pending.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusal_in_the_middle_fails_its_batch_alone_and_keeps_the_order() {
     let (orders, _client, _broker, mut peer) = publishing().await;
     let mut pending = Vec::new();

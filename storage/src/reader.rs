@@ -1,6 +1,6 @@
 //! Reading batches back, wherever they lie.
 //!
-//! A lookup takes location and file handle from one [`View`](crate::shared::View)
+//! A lookup takes location and file handle from one [`View`]
 //! under one lock, so that a fold in between can never pair an old location with
 //! a new file. The bytes are slices of the maps: they stay valid while they live,
 //! and keep the file from being recycled.

@@ -3,7 +3,7 @@
 //! Lookups search the mapped index where it lies, so an open run costs a map and
 //! a few numbers, however many batches it holds. What a lookup costs in page
 //! faults is the caller's concern: runs are cold, and the core thread stays away
-//! from them. The bytes are described in [`format`].
+//! from them. The bytes are described in [`mod@format`].
 
 pub mod format;
 mod set;

@@ -54,20 +54,20 @@ impl Peer {
             sequence: 0,
             sent_at: VecDeque::new(),
         };
-        peer.ask(hello().into())?;
+        peer.ask(&hello().into())?;
         let topic = Name::new(topic).map_err(io::Error::other)?;
         let settings = TopicSettings { durability, ..TopicSettings::default() };
-        if let Reply::TopicInfo(info) = peer.ask(TopicCreate { topic, settings }.into())? {
+        if let Reply::TopicInfo(info) = peer.ask(&TopicCreate { topic, settings }.into())? {
             peer.topic = info.id;
         }
-        if let Reply::ProducerOpened(opened) = peer.ask(ProducerOpen { name: None }.into())? {
+        if let Reply::ProducerOpened(opened) = peer.ask(&ProducerOpen { name: None }.into())? {
             peer.producer = opened;
         }
         peer.stream.set_nonblocking(true)?;
         Ok(peer)
     }
 
-    fn ask(&mut self, request: Request) -> io::Result<Reply> {
+    fn ask(&mut self, request: &Request) -> io::Result<Reply> {
         let correlation = CorrelationId(1);
         frame::encode_head(&mut self.outbound, request.kind(), correlation, 0, |out| {
             request.encode(out);
@@ -104,16 +104,14 @@ impl Peer {
         self.fill()?;
         let mut count = 0;
         while let Some(frame) = self.next_frame()? {
-            match reply(&frame)? {
-                Reply::Receipt(receipt) => {
-                    assert!(!receipt.duplicate, "every publish is new");
-                    count += 1;
-                    if let Some(sent_at) = self.sent_at.pop_front() {
-                        received(sent_at);
-                    }
-                }
-                Reply::Heartbeat(_) => {}
-                other => return Err(io::Error::other(format!("instead of a receipt: {other:?}"))),
+            let reply = reply(&frame)?;
+            let Reply::Receipt(receipt) = &reply else {
+                return Err(io::Error::other(format!("instead of a receipt: {reply:?}")));
+            };
+            assert!(!receipt.duplicate, "every publish is new");
+            count += 1;
+            if let Some(sent_at) = self.sent_at.pop_front() {
+                received(sent_at);
             }
         }
         Ok(count)

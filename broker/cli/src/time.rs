@@ -39,7 +39,7 @@ pub(crate) fn print(at: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z")
 }
 
-/// As [`print`], unless it is not set.
+/// As [`print()`], unless it is not set.
 pub(crate) fn print_known(at: Timestamp) -> Option<String> {
     (at != Timestamp::ZERO).then(|| print(at))
 }

@@ -2,6 +2,7 @@
 //! everything else, and gives nothing again.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+#![expect(clippy::indexing_slicing, reason = "a test that cannot go on says so by panicking")]
 #![expect(clippy::panic, reason = "a test that cannot go on says so by panicking")]
 
 use bytes::Bytes;
@@ -451,10 +452,10 @@ fn go_on(life: &mut Life, given: &mut Given) -> BTreeMap<&'static str, Offset> {
     let mut sender = life.producer(given, None);
     for topic in ["orders", "feed", "extra"] {
         let describe = message::TopicDescribe { topic: name(topic) };
-        let id = match life.ask(describe) {
-            Reply::TopicInfo(info) => info.id,
-            Reply::Refused(_) => life.topic(given, topic, Durability::Synced),
-            other => panic!("{other:?}"),
+        let id = if let Reply::TopicInfo(info) = life.ask(describe) {
+            info.id
+        } else {
+            life.topic(given, topic, Durability::Synced)
         };
         bases.insert(topic, life.publish(given, &mut sender, id));
     }
@@ -464,9 +465,10 @@ fn go_on(life: &mut Life, given: &mut Given) -> BTreeMap<&'static str, Offset> {
     bases.insert("orders", life.publish(given, &mut shop, info.id));
     let (topic, subscription) = (name("orders"), name("billing"));
     let describe = message::SubscriptionDescribe { topic, subscription };
-    let billing = match life.ask(describe) {
-        Reply::SubscriptionInfo(info) => info.id,
-        _ => life.subscription(given, "orders", "billing"),
+    let billing = if let Reply::SubscriptionInfo(info) = life.ask(describe) {
+        info.id
+    } else {
+        life.subscription(given, "orders", "billing")
     };
     life.pass(100);
     let taken = life.consume(given, "orders", "billing");

@@ -6,7 +6,7 @@ use super::{Consumer, Shared};
 use crate::error::ConsumeError;
 use posthouse_protocol::message::Verdict;
 use std::fmt;
-use std::future::{Future, IntoFuture, poll_fn};
+use std::future::{Future, IntoFuture};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
@@ -150,8 +150,7 @@ where
 
     /// Safe to drop: a delivery is taken in the same poll that returns it.
     async fn take(&self) -> Option<Result<Delivery, ConsumeError>> {
-        let mut consumer = self.consumer.lock().await;
-        poll_fn(|cx| Pin::new(&mut *consumer).shared.poll_take(cx)).await
+        self.consumer.lock().await.next().await
     }
 
     async fn handle(&self, delivery: Delivery) {

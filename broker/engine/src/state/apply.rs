@@ -1,5 +1,6 @@
 //! The fold: what each event does to the state.
 
+use super::losses::skip_offsets;
 use super::partition::UNCLEAN_SKIP;
 use super::producer::Accepted;
 use super::{Failure, HandedRun, Partition, Producer, Rejection, State, Subscription, Topic};
@@ -98,11 +99,12 @@ impl State {
         } else if event.clean {
             return Ok(());
         }
-        let skips = |partition: &&Partition| is_damaged || partition.ever_written;
-        let skipping: Vec<PartitionId> =
-            self.partitions.values().filter(skips).map(|partition| partition.id).collect();
         let count = UNCLEAN_SKIP.saturating_mul(u64::from(event.skips.max(1)));
-        skipping.into_iter().for_each(|id| self.skip_offsets(id, count));
+        let partitions = self.partitions.values_mut();
+        for partition in partitions.filter(|partition| is_damaged || partition.ever_written) {
+            let topic = self.topics.get(&partition.topic);
+            skip_offsets(partition, count, topic, &mut self.subscriptions);
+        }
         Ok(())
     }
 

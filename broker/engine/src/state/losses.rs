@@ -5,11 +5,12 @@
 //! everywhere, a name given twice has lost its first owner in between, and events about something
 //! unknown are left out. Numbers never fall behind what the journal shows to have been given.
 
-use super::State;
+use super::{Partition, State, Subscription, Topic};
 use crate::event::{self, Event};
 use posthouse_protocol::{
     LogIndex, Offset, PartitionId, ProducerId, StartEpoch, SubscriptionId, TopicId,
 };
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// How many ids of each kind a start passes over, for each of its skips.
@@ -46,18 +47,6 @@ impl State {
         last.partition = PartitionId(last.partition.0.saturating_add(count));
         last.subscription = SubscriptionId(last.subscription.0.saturating_add(count));
         last.producer = ProducerId(last.producer.0.saturating_add(u64::from(count)));
-    }
-
-    /// Passes over `count` offsets of a partition: they hold nothing, and nobody waits for them.
-    pub(super) fn skip_offsets(&mut self, partition: PartitionId, count: u64) {
-        let Some(partition) = self.partitions.get_mut(&partition) else { return };
-        let skipped = partition.skip(count);
-        let topic = self.topics.get(&partition.topic);
-        for id in topic.into_iter().flat_map(|topic| topic.subscriptions.values()) {
-            if let Some(subscription) = self.subscriptions.get_mut(id) {
-                subscription.settle(skipped.clone());
-            }
-        }
     }
 
     /// After a loss, makes the state one that `event` fits; false if the event has lost what it is
@@ -162,10 +151,12 @@ impl State {
     /// Whether there is such a topic; if so, everything below `offset` has been given.
     fn reach(&mut self, topic: TopicId, offset: Offset) -> bool {
         self.last_ids.topic = self.last_ids.topic.max(topic);
-        let Some(id) = self.topics.get(&topic).map(|topic| topic.partition) else { return false };
-        let next = self.partitions.get(&id).map_or(offset, |partition| partition.next);
-        if next < offset {
-            self.skip_offsets(id, offset.distance_from(next));
+        let Some(topic) = self.topics.get(&topic) else { return false };
+        if let Some(partition) = self.partitions.get_mut(&topic.partition)
+            && partition.next < offset
+        {
+            let count = offset.distance_from(partition.next);
+            skip_offsets(partition, count, Some(topic), &mut self.subscriptions);
         }
         true
     }
@@ -180,5 +171,20 @@ impl State {
     fn knows_producer(&mut self, producer: ProducerId) -> bool {
         self.last_ids.producer = self.last_ids.producer.max(producer);
         self.producers.contains_key(&producer)
+    }
+}
+
+/// Passes over `count` offsets of a partition: they hold nothing, and nobody waits for them.
+pub(super) fn skip_offsets(
+    partition: &mut Partition,
+    count: u64,
+    topic: Option<&Topic>,
+    subscriptions: &mut BTreeMap<SubscriptionId, Subscription>,
+) {
+    let skipped = partition.skip(count);
+    for id in topic.into_iter().flat_map(|topic| topic.subscriptions.values()) {
+        if let Some(subscription) = subscriptions.get_mut(id) {
+            subscription.settle(skipped.clone());
+        }
     }
 }

@@ -132,9 +132,14 @@ impl Subscription {
 
     /// Drops what is noted of messages in `range` that are settled.
     pub(super) fn forget_settled(&mut self, range: Range<Offset>) {
-        let mut settled: Vec<_> = self.settled.iter_in(range.clone()).collect();
-        settled.push(range.start..range.end.min(self.floor));
-        for part in settled.into_iter().filter(|part| part.start < part.end) {
+        let Range { mut start, end } = range;
+        if start < self.floor {
+            self.forget(start..end.min(self.floor));
+        }
+        loop {
+            let part = self.settled.iter_in(start..end).next();
+            let Some(part) = part else { return };
+            start = part.end;
             self.forget(part);
         }
     }

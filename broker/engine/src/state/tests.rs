@@ -20,7 +20,7 @@ const SENDER: ProducerId = ProducerId(1);
 #[test]
 fn state_has_its_golden_bytes() {
     let mut bytes = Vec::new();
-    sample().encode(&mut bytes);
+    damaged().encode(&mut bytes);
     let mut produced = String::new();
     for line in bytes.chunks(32) {
         line.iter().for_each(|byte| write!(produced, "{byte:02x}").unwrap());
@@ -44,7 +44,7 @@ fn golden_bytes_decode_to_the_state() {
     let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
     let bytes: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
 
-    assert_eq!(State::decode(&bytes), Ok(sample()));
+    assert_eq!(State::decode(&bytes), Ok(damaged()));
 }
 
 #[test]
@@ -158,6 +158,13 @@ fn created() -> Event {
         settings: TopicSettings::default(),
         dead_of: None,
     })
+}
+
+/// A state that has lost frames, too.
+fn damaged() -> State {
+    let mut state = sample();
+    state.lost(LogIndex(10), LogIndex(12));
+    state
 }
 
 /// A state that has something of everything.

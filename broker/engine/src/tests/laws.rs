@@ -7,6 +7,7 @@ mod model;
 mod steps;
 
 use super::shell::*;
+use crate::event::{Event, Published};
 use crate::{Input, State};
 use model::Model;
 use posthouse_protocol::message::{self, Verdict};
@@ -32,6 +33,31 @@ proptest! {
     }
 
     #[test]
+    fn whatever_frames_are_lost_the_others_fit(
+        steps in prop::collection::vec(step(), 1..50),
+        lost in prop::collection::vec(any::<prop::sample::Index>(), 1..4),
+        later in prop::collection::vec(step(), 1..30),
+        damaged_later in any::<bool>(),
+    ) {
+        let mut run = Run::new();
+        steps.iter().for_each(|step| run.step(step));
+        run.shell.settle();
+        let mut gone: BTreeSet<LogIndex> =
+            lost.iter().map(|at| LogIndex(1 + at.index(run.shell.frames.len()) as u64)).collect();
+        run.lose(&gone);
+        check_loss(&run, &gone);
+        later.iter().filter(|step| !matches!(step, Step::Restart { .. })).for_each(|step| run.step(step));
+        if damaged_later {
+            // Of what was made upon the first loss, too.
+            let more = lost.iter().map(|at| at.index(run.shell.frames.len()) as u64);
+            gone.extend(more.map(|at| LogIndex(1 + at)));
+        }
+        run.shell.settle();
+        run.lose(&gone);
+        check_loss(&run, &gone);
+    }
+
+    #[test]
     fn same_inputs_have_the_same_effects(steps in prop::collection::vec(step(), 1..40)) {
         let trace = |steps: &[Step]| {
             let mut run = Run::new();
@@ -39,6 +65,56 @@ proptest! {
             run.shell.trace
         };
         prop_assert_eq!(trace(&steps), trace(&steps));
+    }
+}
+
+/// What was published lies below the partition's end, and is held only if it is there.
+fn check_place(state: &State, event: &Published, is_lost: bool) {
+    let Some(topic) = state.topics.get(&event.topic) else { return };
+    let partition = &state.partitions[&topic.partition];
+    let end = event.base.plus(u64::from(event.count));
+    assert!(end <= partition.next, "{end} of topic {} is given again", event.topic);
+    let is_held = event.base >= partition.start && !partition.empty.contains(event.base);
+    assert!(!is_lost || !is_held, "a lost message is held");
+}
+
+/// A start upon lost frames gives nothing again, and its state can be kept in a checkpoint.
+fn check_loss(run: &Run, gone: &BTreeSet<LogIndex>) {
+    let shell = &run.shell;
+    let state = shell.engine.state();
+    let mut bytes = Vec::new();
+    state.encode(&mut bytes);
+    assert_eq!(State::decode(&bytes).as_ref(), Ok(state), "a checkpoint keeps the state");
+    for frame in &shell.frames {
+        for event in &frame.events {
+            if let Event::TopicCreated(event) = event {
+                assert!(event.id <= state.last_ids.topic);
+                assert!(event.partition <= state.last_ids.partition);
+            }
+            if let Event::SubscriptionCreated(event) = event {
+                assert!(event.id <= state.last_ids.subscription);
+            }
+            if let Event::ProducerOpened(event) = event {
+                assert!(event.id <= state.last_ids.producer);
+            }
+            if let Event::Published(event) = event {
+                check_place(state, event, gone.contains(&frame.index));
+            }
+        }
+    }
+    check_notes(state);
+}
+
+/// Nothing is noted of a message that is settled, or that was never given.
+fn check_notes(state: &State) {
+    for subscription in state.subscriptions.values() {
+        let handed = subscription.handed_in(Offset::ZERO..Offset::MAX);
+        let handed = handed.map(|(part, _)| part.start);
+        let noted = subscription.failures.keys().chain(subscription.rejected.keys()).copied();
+        for offset in handed.chain(noted) {
+            assert!(!subscription.is_settled(offset), "{offset} is settled");
+            assert!(offset < state.partitions[&subscription.partition].next);
+        }
     }
 }
 

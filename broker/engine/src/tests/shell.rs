@@ -13,7 +13,7 @@ use posthouse_protocol::{
     ProducerEpoch, ProducerId, Reply, Request, Sequence, StartEpoch, SubscriptionId, Timestamp,
     TopicId,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// A reply or push that the engine asked for.
@@ -397,6 +397,22 @@ impl Shell {
         self.engine = Engine::new(self.replayed(), last);
         self.epoch = self.epoch.next();
         self.input(Input::Start { epoch: self.epoch, clean, damaged: false });
+    }
+
+    /// Stops and starts again from the journal, of which the frames in `lost` are damaged.
+    pub(crate) fn restart_without(&mut self, lost: &BTreeSet<LogIndex>) {
+        let mut state = State::default();
+        for frame in &self.frames {
+            if lost.contains(&frame.index) {
+                state.lost(frame.index, frame.index);
+            } else {
+                apply_frame(&mut state, frame);
+            }
+        }
+        self.loads.clear();
+        self.engine = Engine::new(state, self.last());
+        self.epoch = self.epoch.next();
+        self.input(Input::Start { epoch: self.epoch, clean: false, damaged: false });
     }
 
     pub(crate) fn restart(&mut self, clean: bool) {

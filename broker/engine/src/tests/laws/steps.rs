@@ -13,7 +13,7 @@ use posthouse_protocol::{
     SubscriptionId, TopicId,
 };
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const TOPICS: usize = 3;
 const SUBSCRIPTIONS: usize = 3;
@@ -322,6 +322,17 @@ impl Run {
     fn restart(&mut self, clean: bool, extra: u64) {
         let kept = if clean { self.shell.last() } else { kept(&self.shell, extra) };
         self.shell.restart_from(kept, clean);
+        self.resume();
+    }
+
+    /// Starts again without the frames in `lost`.
+    pub(super) fn lose(&mut self, lost: &BTreeSet<LogIndex>) {
+        self.shell.restart_without(lost);
+        self.sent.iter_mut().for_each(Vec::clear);
+        self.resume();
+    }
+
+    fn resume(&mut self) {
         self.credit.clear();
         self.restarted = true;
         let state = self.shell.engine.state();
