@@ -1,6 +1,9 @@
 //! Peers that break the protocol: a clear word or a close, no panic, bounded memory, and everybody
 //! else is served as before.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+#![expect(clippy::collection_is_never_read, reason = "connections are kept open by being kept")]
+
 mod support;
 
 use posthouse_broker::{Broker, Exit};
@@ -24,17 +27,15 @@ async fn check_health(broker: &Broker) {
 }
 
 fn goodbye(replies: &[Reply]) -> Option<ErrorCode> {
-    replies.iter().find_map(|reply| match reply {
-        Reply::Goodbye(goodbye) => ErrorCode::from_number(goodbye.code),
-        _ => None,
+    replies.iter().find_map(|reply| {
+        let Reply::Goodbye(goodbye) = reply else { return None };
+        ErrorCode::from_number(goodbye.code)
     })
 }
 
 fn refused(reply: &Reply) -> Option<ErrorCode> {
-    match reply {
-        Reply::Refused(refused) => ErrorCode::from_number(refused.code),
-        _ => None,
-    }
+    let Reply::Refused(refused) = reply else { return None };
+    ErrorCode::from_number(refused.code)
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ async fn consume(wire: &mut Wire) -> (SubscriptionId, Deliver, Vec<Vec<u8>>) {
     let Reply::Subscribed(subscribed) = reply else { panic!("{reply:?}") };
     wire.send(Credit { consumer, messages: 10, bytes: 1 << 20, taken: 0 }, &[]).await;
     loop {
-        let (_, reply, tail) = wire.receive().await.unwrap();
+        let (_, reply, tail) = wire.receive().await.expect("a push");
         if let Reply::Deliver(deliver) = reply {
             let index: usize = deliver.slices.iter().map(|s| s.slice.index_len as usize).sum();
             assert_eq!(deliver.slices.len(), 1, "one batch, one slice");

@@ -1,5 +1,7 @@
 //! A client that speaks bare frames, so that tests can say exactly what stands on the wire.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test ends where it fails")]
+
 use bytes::{Bytes, BytesMut};
 use posthouse_broker::{Broker, Config};
 use posthouse_protocol::batch::{BatchBuilder, Message};
