@@ -41,7 +41,7 @@ fn prefix_with_everything_acknowledged_survives_any_power_loss() {
         );
         seed += 1;
     }
-    println!("{tally:#?}");
+    println!("faults: {tally:?}");
     tally.assert_everything_was_hit();
 }
 

@@ -82,7 +82,7 @@ fn nothing_acknowledged_is_lost_or_undone_however_often_the_broker_is_killed() {
         ..Expectations::SUITE
     };
     let report = check(&record.events(), &expectations);
-    eprintln!("kill suite: {seen}; {}", report.counts);
+    println!("faults: {seen}; {}", report.counts);
     if !report.is_valid() {
         let path = record.save();
         panic!("{report}\nthe history is in {}; seed {seed}", path.display());
