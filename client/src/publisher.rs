@@ -8,7 +8,7 @@ mod window;
 
 pub(crate) use link::Link;
 pub use pending::{Pending, Receipt};
-pub(crate) use shared::{Key, Shared};
+pub(crate) use shared::{Key, Setup, Shared};
 
 use crate::Message;
 use crate::call::{Repeat, expect_reply};
@@ -17,7 +17,6 @@ use crate::error::{PublishError, RequestError, TrySubmitError};
 use crate::mailbox::Mail;
 use posthouse_protocol::message::{ProducerOpen, TopicDescribe};
 use posthouse_protocol::{Name, Outcome};
-use shared::Setup;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;

@@ -64,6 +64,10 @@ async fn hopeless_message_becomes_a_dead_letter_and_comes_back_by_redrive() {
 
     let delivery = billing.next().await.unwrap().unwrap();
     delivery.reject("no such customer").await.unwrap();
+    // The copy is made after the verdict is durable.
+    while client.admin().describe_subscription("orders", "billing").await.unwrap().dead == 0 {
+        tokio::task::yield_now().await;
+    }
     let mut dead = client.reader("orders.billing.dead", Position::Earliest).follow().await.unwrap();
     let letter = dead.next().await.unwrap().unwrap();
     assert_eq!(letter.body(), "bad");

@@ -9,7 +9,7 @@
 mod support;
 
 use posthouse_client::{Durability, ErrorCode, Offset, Outcome, Pending, PublishError, Publisher};
-use posthouse_protocol::{ProducerId, Request};
+use posthouse_protocol::ProducerId;
 use std::time::Duration;
 use support::{message, publishing, topic_info};
 use tokio::time::{Instant, sleep, timeout};
@@ -83,18 +83,21 @@ async fn lost_connection_resends_the_same_sequences_without_opening_a_producer()
 #[tokio::test(start_paused = true)]
 async fn answers_that_came_before_the_connection_broke_count() {
     let (orders, _client, mut broker, mut peer) = publishing().await;
-    let answered = submit(&orders, &["a"]).await;
-    let correlation = peer.expect_publish(1, 0, &["a"]).await;
+    let mut pending = Vec::new();
+    // More than the pipe takes, so that the client is writing when the connection breaks.
+    for _ in 0..7 {
+        pending.push(orders.submit(vec![b'a'; 1_000_000]).await.unwrap());
+    }
+    let (correlation, publish, _) = peer.publish().await;
+    assert_eq!(publish.sequence.0, 1);
     peer.receipt(correlation, 0).await;
     drop(peer);
-    let next = submit(&orders, &["b"]).await;
 
     let mut peer = broker.welcome().await;
-    let correlation = peer.expect_publish(2, 1, &["b"]).await;
-    peer.receipt(correlation, 1).await;
+    let (_, publish, _) = peer.publish().await;
 
-    assert_eq!(result(answered).await.unwrap(), 0);
-    assert_eq!(result(next).await.unwrap(), 1);
+    assert_eq!((publish.sequence.0, publish.prev.0), (2, 1));
+    assert_eq!(pending.remove(0).await.unwrap().offset, Some(Offset(0)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,6 +147,7 @@ async fn refusal_in_the_middle_fails_its_batch_alone_and_keeps_the_order() {
     peer.refuse(correlations[1], ErrorCode::TooLarge).await;
     peer.refuse(correlations[2], ErrorCode::OutOfSequence).await;
     peer.refuse(correlations[3], ErrorCode::OutOfSequence).await;
+    peer.describe_topic(topic_info()).await;
     let third = peer.expect_publish(3, 1, &["c"]).await;
     let fourth = peer.expect_publish(4, 3, &["d"]).await;
     peer.receipt(third, 1).await;
@@ -263,11 +267,9 @@ async fn topic_made_again_is_found_again() {
     assert_eq!(result(lost).await.unwrap_err().code(), Some(ErrorCode::NotFound));
 
     let found = submit(&orders, &["b"]).await;
-    let (correlation, request, _) = peer.request().await;
-    assert!(matches!(request, Request::TopicDescribe(_)), "{request:?}");
     let mut info = topic_info();
     info.id.0 = 99;
-    peer.reply(correlation, info).await;
+    peer.describe_topic(info).await;
     let (correlation, publish, _) = peer.publish().await;
     assert_eq!((publish.topic.0, publish.prev.0), (99, 0));
     peer.receipt(correlation, 0).await;
@@ -283,6 +285,26 @@ async fn message_beyond_the_topics_limit_is_refused_without_sending() {
 
     assert!(matches!(error, PublishError::Invalid(_)), "{error}");
     peer.expect_silence().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn topic_altered_to_smaller_messages_fails_one_batch_at_most() {
+    let (orders, _client, _broker, mut peer) = publishing().await;
+    let large = submit(&orders, &["0123456789"]).await;
+    let correlation = peer.expect_publish(1, 0, &["0123456789"]).await;
+    peer.refuse(correlation, ErrorCode::TooLarge).await;
+    assert!(result(large).await.is_err());
+
+    let small = submit(&orders, &["a"]).await;
+    let mut info = topic_info();
+    info.settings.message_bytes_max = 5;
+    peer.describe_topic(info).await;
+    let correlation = peer.expect_publish(2, 0, &["a"]).await;
+    peer.receipt(correlation, 0).await;
+    result(small).await.unwrap();
+
+    let error = orders.publish("0123456789").await.unwrap_err();
+    assert!(matches!(error, PublishError::Invalid(_)), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -344,7 +366,8 @@ async fn dropped_publisher_still_sends_what_was_submitted() {
     peer.receipt(correlation, 0).await;
 
     assert_eq!(result(pending).await.unwrap(), 0);
-    assert!(peer.try_request().await.is_none(), "with nothing left to do the client hangs up");
+    let hung_up = timeout(Duration::from_secs(1), peer.try_request()).await;
+    assert!(hung_up.is_ok_and(|request| request.is_none()), "nothing is left to do");
 }
 
 async fn submit(orders: &Publisher, bodies: &[&str]) -> Vec<Pending> {

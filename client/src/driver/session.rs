@@ -376,3 +376,6 @@ fn refusal(reply: Reply) -> Result<Reply, Refusal> {
 fn unexpected(reply: &Reply) -> DecodeError {
     DecodeError::Invalid { field: "frame.kind", found: u64::from(reply.kind()) }
 }
+
+#[cfg(test)]
+mod tests;

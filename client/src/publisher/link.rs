@@ -43,7 +43,7 @@ enum Asking {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Topic {
     Known(TopicId),
-    /// The broker has said that there is none; it may have been made again under another id.
+    /// To be looked up again: the broker has said that there is none, or that it takes less.
     Lost,
 }
 
@@ -128,7 +128,8 @@ impl Link {
 
     /// A batch was refused.
     pub(crate) fn on_refusal(&mut self, sequence: Sequence, refusal: Refusal, now: Instant) {
-        if refusal.code() == Some(ErrorCode::NotFound) {
+        // Made again under another id, or altered to take smaller messages only.
+        if matches!(refusal.code(), Some(ErrorCode::NotFound | ErrorCode::TooLarge)) {
             self.topic = Topic::Lost;
         }
         match self.window.on_refusal(sequence, refusal, now) {

@@ -189,10 +189,14 @@ impl Peer {
 
     // Publishing.
 
-    pub(crate) async fn open_publisher(&mut self) {
+    pub(crate) async fn describe_topic(&mut self, info: TopicInfo) {
         let (correlation, request, _) = self.request().await;
         assert!(matches!(request, Request::TopicDescribe(_)), "{request:?}");
-        self.reply(correlation, topic_info()).await;
+        self.reply(correlation, info).await;
+    }
+
+    pub(crate) async fn open_publisher(&mut self) {
+        self.describe_topic(topic_info()).await;
         self.open_producer(PRODUCER).await;
     }
 
