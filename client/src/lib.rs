@@ -42,12 +42,16 @@ mod consumer;
 mod core;
 mod driver;
 mod error;
+#[doc(hidden)]
+pub mod failpoint;
 mod ids;
 mod limits;
 mod lock;
 mod mailbox;
 mod message;
 mod options;
+#[cfg(feature = "outbox")]
+pub mod outbox;
 mod publisher;
 mod reader;
 mod record;

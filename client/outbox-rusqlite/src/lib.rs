@@ -1,0 +1,1 @@
+//! Posthouse outbox and inbox for rusqlite.

@@ -1,0 +1,1 @@
+//! Posthouse outbox and inbox for sqlx: PostgreSQL, MariaDB and MySQL, SQLite.

@@ -1,0 +1,12 @@
+//! The transactional outbox: a message is a row in the sender's own database, committed or rolled
+//! back with the business data; a relay hands it to the broker exactly once.
+
+pub mod headers;
+mod row;
+mod store;
+
+pub use row::{Row, RowId};
+pub use store::{
+    Claim, Description, Lag, OutboxId, Parked, RowRange, Standing, Step, Store, StoreError,
+    StoreErrorKind,
+};
