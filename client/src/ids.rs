@@ -1,8 +1,7 @@
-//! Message ids: ten random bytes for each publisher, then a counter.
-//!
-//! Drawing sixteen random bytes for every message would cost a system call each.
+//! Message ids. A publisher's are ten random bytes of its own and a counter: drawing sixteen random
+//! bytes for every message would cost a system call each. Others are version 7 UUIDs.
 
-use posthouse_protocol::MessageId;
+use posthouse_protocol::{MessageId, Timestamp};
 
 /// Gives out ids that no other source gives out.
 #[derive(Debug)]
@@ -31,6 +30,15 @@ impl IdSource {
     }
 }
 
+/// An id for one message, made at `now`: a version 7 UUID, so that ids of one time lie side by side in
+/// the tables that are ordered by them.
+pub(crate) fn fresh_id(now: Timestamp) -> MessageId {
+    let time = u128::from(now.0 & 0xffff_ffff_ffff) << 80;
+    let bits = (u128::from(random()) << 64) | u128::from(random());
+    let random = bits & 0x0fff_3fff_ffff_ffff_ffff;
+    MessageId((time | (0x7 << 76) | (0b10 << 62) | random).to_be_bytes())
+}
+
 /// Random bits from the operating system; from the process' hash seed where it has none to give.
 pub(crate) fn random() -> u64 {
     getrandom::u64().unwrap_or_else(|_| {
@@ -51,6 +59,15 @@ mod tests {
 
         assert_eq!(first.0[..10], second.0[..10]);
         assert_eq!((first.0[15], second.0[15]), (1, 2));
+    }
+
+    #[test]
+    fn fresh_id_is_a_uuid_of_its_time() {
+        let (first, second) = (fresh_id(Timestamp(0x0123)), fresh_id(Timestamp(0x0123)));
+
+        assert_eq!(first.0[..6], [0, 0, 0, 0, 1, 0x23]);
+        assert_eq!((first.0[6] >> 4, first.0[8] >> 6), (7, 0b10));
+        assert_ne!(first, second);
     }
 
     #[test]

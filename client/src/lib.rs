@@ -66,11 +66,14 @@ pub use error::{
     TrySubmitError,
 };
 pub use mailbox::CloseReport;
-pub use message::Message;
+pub use message::{Message, Outgoing};
 pub use publisher::{OpenPublisher, Pending, Publisher, Receipt};
 pub use reader::{OpenReader, Position, Reader};
 pub use record::Record;
 
+/// The fields of a message, for packages that store them one by one.
+#[doc(hidden)]
+pub use posthouse_protocol::batch::Message as Content;
 pub use posthouse_protocol::batch::Priority;
 pub use posthouse_protocol::message::{SubscriptionInfo, TopicInfo};
 /// Where a new subscription starts.

@@ -1,6 +1,7 @@
 //! A message to be sent.
 
 use crate::clock::{millis, wall_clock};
+use crate::ids::fresh_id;
 use bytes::Bytes;
 use posthouse_protocol::batch::{self, Priority};
 use posthouse_protocol::{MessageId, Timestamp};
@@ -93,6 +94,12 @@ impl Message {
         self
     }
 
+    /// Says where it goes, for a commit, an outbox or a transform.
+    #[must_use]
+    pub fn to(self, topic: impl Into<String>) -> Outgoing {
+        Outgoing { topic: topic.into(), message: self }
+    }
+
     /// The body.
     #[must_use]
     pub const fn body(&self) -> &Bytes {
@@ -108,8 +115,65 @@ impl Message {
     }
 }
 
+/// A message and the name of the topic that it goes to: `Message::new("hello").to("orders")`.
+///
+/// It gets an id and a time, unless it has them, when it is handed to a commit or an outbox; sent
+/// again from there, it keeps them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "on its own it is not sent"]
+pub struct Outgoing {
+    topic: String,
+    message: Message,
+}
+
+impl Outgoing {
+    /// The topic's name, as the sender wrote it.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The message.
+    #[must_use]
+    pub const fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// The topic and what the message consists of, its id and time of creation filled in. For
+    /// outboxes, which store the fields one by one.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn into_parts(self) -> (String, batch::Message) {
+        let mut content = self.message.content;
+        if content.created_at == Timestamp::ZERO {
+            content.created_at = wall_clock();
+        }
+        if content.id == MessageId::default() {
+            content.id = fresh_id(wall_clock());
+        }
+        (self.topic, content)
+    }
+}
+
 impl<T: Into<Bytes>> From<T> for Message {
     fn from(body: T) -> Self {
         Self::new(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outgoing_message_gets_an_id_and_a_time_unless_it_has_them() {
+        let (topic, bare) = Message::new("x").to("orders").into_parts();
+        let given = Message::new("x").id(MessageId([7; 16])).created_at(Timestamp(5));
+        let (_, given) = given.to("orders").into_parts();
+
+        assert_eq!(topic, "orders");
+        assert_ne!(bare.id, MessageId::default());
+        assert_ne!(bare.created_at, Timestamp::ZERO);
+        assert_eq!((given.id, given.created_at), (MessageId([7; 16]), Timestamp(5)));
     }
 }
