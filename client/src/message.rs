@@ -120,7 +120,6 @@ impl Message {
 /// It gets an id and a time, unless it has them, when it is handed to a commit or an outbox; sent
 /// again from there, it keeps them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "on its own it is not sent"]
 pub struct Outgoing {
     topic: String,
     message: Message,
