@@ -159,7 +159,7 @@ impl OpenPublisher {
         let name = self.producer.as_deref().map(Name::new).transpose()?;
         let describe = TopicDescribe { topic: topic.clone() };
         let info = expect_reply!(core.call(describe, Repeat::Safe).await?, TopicInfo)?;
-        let open = ProducerOpen { name: name.clone() };
+        let open = ProducerOpen { name: name.clone(), epoch: None };
         let producer = expect_reply!(core.call(open, Repeat::Safe).await?, ProducerOpened)?;
         let setup = Setup {
             key: core.next_publisher(),

@@ -68,7 +68,7 @@ codes! {
     Unsupported = 4, "UNSUPPORTED", Definite, retriable: false;
     /// A limit is exceeded; the text names it.
     TooLarge = 5, "TOO_LARGE", Definite, retriable: false;
-    /// No such topic or subscription; the text says which command creates it.
+    /// No such topic, subscription or producer; the text says which command creates it.
     NotFound = 6, "NOT_FOUND", Definite, retriable: false;
     /// The name is taken, with other settings.
     AlreadyExists = 7, "ALREADY_EXISTS", Definite, retriable: false;
@@ -105,10 +105,10 @@ codes! {
 }
 
 impl ErrorCode {
-    /// Whether this refusal of a publish also says that no earlier try of the same publish was
+    /// Whether this refusal of a publish or commit also says that no earlier try of the same one was
     /// accepted.
     ///
-    /// The broker finds repeats of accepted publishes before it checks what these codes stand for.
+    /// The broker finds repeats of what it accepted before it checks what these codes stand for.
     /// The other codes speak of one try only: whoever gets one for a publish of which an earlier try
     /// stayed without an answer still does not know its outcome.
     #[must_use]
@@ -120,7 +120,8 @@ impl ErrorCode {
             | Self::Invalid
             | Self::StorageFull
             | Self::OutOfSequence
-            | Self::SequenceReused => true,
+            | Self::SequenceReused
+            | Self::StaleFence => true,
             Self::Malformed
             | Self::UnsupportedVersion
             | Self::OutOfState
@@ -130,7 +131,6 @@ impl ErrorCode {
             | Self::ShuttingDown
             | Self::UnknownProducer
             | Self::Fenced
-            | Self::StaleFence
             | Self::LeaseEnded
             | Self::Damaged
             | Self::NotLeader

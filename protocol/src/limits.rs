@@ -34,6 +34,8 @@ pub const LIST_ENTRIES_MAX: u32 = 4_096;
 /// Most deliveries that one settlement or extension names, all its runs together. Not more than
 /// [`LIST_ENTRIES_MAX`], so that the answer can refuse every one of them by name.
 pub const SETTLE_DELIVERIES_MAX: u32 = LIST_ENTRIES_MAX;
+/// Most operations of one commit: its messages, deliveries and cursor saves together.
+pub const COMMIT_OPERATIONS_MAX: u32 = 10_000;
 /// Longest human-readable text in a frame (error message, reason), in bytes.
 pub const TEXT_BYTES_MAX: usize = 1024;
 /// Most credit a consumer may hold, in messages.

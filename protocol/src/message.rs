@@ -1,8 +1,17 @@
 //! The messages that peers exchange: requests from the client, replies and pushes from the broker.
 //!
-//! Each is a struct whose fields are the head of its frame in their order. Three
-//! carry a tail: [`Publish`] a batch, [`Deliver`] and [`Fetched`] slices of batches, which
-//! [`Deliver::parts`] and [`Fetched::parts`] take apart.
+//! Each is a struct whose fields are the head of its frame in their order. Four
+//! carry a tail: [`Publish`] a batch, [`Commit`] batches one after another, [`Deliver`] and
+//! [`Fetched`] slices of batches, which [`Deliver::parts`] and [`Fetched::parts`] take apart.
+
+mod commit;
+mod producer;
+
+pub use commit::{Commit, CommitPublish, Committed, CommittedPublish, Operation, RefusedAt};
+pub use producer::{
+    ProducerDescribe, ProducerInfo, ProducerInfos, ProducerList, ProducerOpen, ProducerOpened,
+    ProducerRetire,
+};
 
 use crate::name::Name;
 use crate::settings::{Durability, Mode, Position, SubscriptionSettings, TopicSettings};
@@ -113,12 +122,6 @@ wire_struct! {
         pub after: Option<Name>,
         /// At most so many.
         pub limit: u32,
-    }
-
-    /// Opens a producer: a new unnamed one, or a new epoch of a named one.
-    pub struct ProducerOpen {
-        /// The name; `None` for an unnamed one.
-        pub name: Option<Name>,
     }
 
     /// Publishes the batch in the tail.
@@ -267,6 +270,8 @@ wire_struct! {
         pub leader: String,
         /// With `NOT_LEADER`: the leader's term.
         pub leader_epoch: u32,
+        /// What of the request is at fault; `None` if it is not one part of it.
+        pub at: Option<RefusedAt>,
     }
 
     /// The request was carried out and has nothing to tell.
@@ -332,16 +337,6 @@ wire_struct! {
     pub struct SubscriptionNames {
         /// Names in order.
         pub subscriptions: Vec<Name>,
-    }
-
-    /// The answer to [`ProducerOpen`].
-    pub struct ProducerOpened {
-        /// The producer.
-        pub producer: ProducerId,
-        /// Its new epoch.
-        pub epoch: ProducerEpoch,
-        /// The last sequence accepted from it.
-        pub last: Sequence,
     }
 
     /// The answer to [`Publish`].
@@ -588,7 +583,7 @@ macro_rules! exchange {
 
 exchange! {
     /// What a client sends.
-    Request, tail: [Publish] {
+    Request, tail: [Publish, Commit] {
         Hello = 1,
         Heartbeat = 2,
         TopicCreate = 16,
@@ -604,6 +599,10 @@ exchange! {
         DeadRedrive = 28,
         ProducerOpen = 32,
         Publish = 33,
+        Commit = 34,
+        ProducerDescribe = 35,
+        ProducerList = 36,
+        ProducerRetire = 37,
         Subscribe = 40,
         Credit = 41,
         Unsubscribe = 42,
@@ -617,9 +616,9 @@ exchange! {
 mod from_broker {
     //! The replies share some names with requests, so their enum has a module of its own.
     use super::{
-        ConsumerEnded, Deliver, Done, Fetched, Goodbye, Heartbeat, ProducerOpened, Receipt,
-        Redriven, Refused, Settled, Subscribed, SubscriptionInfo, SubscriptionNames, TopicInfo,
-        TopicNames, Welcome,
+        Committed, ConsumerEnded, Deliver, Done, Fetched, Goodbye, Heartbeat, ProducerInfo,
+        ProducerInfos, ProducerOpened, Receipt, Redriven, Refused, Settled, Subscribed,
+        SubscriptionInfo, SubscriptionNames, TopicInfo, TopicNames, Welcome,
     };
 
     exchange! {
@@ -637,6 +636,9 @@ mod from_broker {
             Redriven = 154,
             ProducerOpened = 160,
             Receipt = 161,
+            Committed = 162,
+            ProducerInfo = 163,
+            ProducerInfos = 164,
             Subscribed = 168,
             Deliver = 169,
             ConsumerEnded = 170,

@@ -212,3 +212,42 @@ macro_rules! wire_choice {
         }
     )*};
 }
+
+/// Declares an enum whose variants carry a struct each: a number in one byte, then the struct.
+#[macro_export]
+macro_rules! wire_union {
+    ($($(#[$doc:meta])* pub enum $name:ident { $($(#[$variant_doc:meta])* $variant:ident($type:ty) = $number:literal,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant($type),)*
+        }
+
+        impl $crate::wire::Wire for $name {
+            const LEN_MIN: usize = {
+                let mut least = usize::MAX;
+                $(if <$type as $crate::wire::Wire>::LEN_MIN < least {
+                    least = <$type as $crate::wire::Wire>::LEN_MIN;
+                })*
+                1 + least
+            };
+            fn encode<S: $crate::codec::Sink>(&self, out: &mut S) {
+                match self {
+                    $(Self::$variant(value) => {
+                        out.put_u8($number);
+                        $crate::wire::Wire::encode(value, out);
+                    })*
+                }
+            }
+            fn decode(
+                source: &mut $crate::codec::Source<'_>,
+                field: &'static str,
+            ) -> Result<Self, $crate::DecodeError> {
+                match source.u8(field)? {
+                    $($number => <$type as $crate::wire::Wire>::decode(source, field).map(Self::$variant),)*
+                    found => Err($crate::DecodeError::Invalid { field, found: u64::from(found) }),
+                }
+            }
+        }
+    )*};
+}

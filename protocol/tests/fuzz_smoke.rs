@@ -15,7 +15,7 @@ mod corpus;
 use bytes::{Bytes, BytesMut};
 use posthouse_protocol::batch::{BatchBuilder, BatchView, Entries, Headers, Message, peek_len};
 use posthouse_protocol::frame::{self, Frame};
-use posthouse_protocol::message::{Deliver, Fetched};
+use posthouse_protocol::message::{Commit, Deliver, Fetched};
 use posthouse_protocol::{Name, Reply, Request, limits};
 
 #[test]
@@ -105,6 +105,22 @@ fn tails_of_deliveries() {
 }
 
 #[test]
+fn batches_of_commits() {
+    let is_commit = |name: &str| name == "request-commit";
+    let corpus: Vec<_> = corpus::frames().into_iter().filter(|(name, _)| is_commit(name)).collect();
+    fuzz("batches_of_commits", &corpus, |bytes, random| {
+        // The frame's own checksum is set aside: the head is damaged too.
+        let head_len = bytes.get(8..12).map_or(0, |len| usize::from(len[0]));
+        let Some(rest) = bytes.get(20..) else { return };
+        let cut = (head_len + random.below(3)).saturating_sub(random.below(2)).min(rest.len());
+        let (head, tail) = rest.split_at(cut);
+        if let Ok(Request::Commit(commit)) = Request::decode(34, head) {
+            batches_of(&commit, &Bytes::copy_from_slice(tail));
+        }
+    });
+}
+
+#[test]
 fn names_headers_and_entries() {
     let corpus = corpus::load();
     fuzz("names_headers_and_entries", &corpus, |bytes, _| {
@@ -124,11 +140,22 @@ fn names_headers_and_entries() {
 }
 
 fn messages(frame: &Frame) {
-    let _ = Request::decode_frame(frame);
+    if let Ok(Request::Commit(commit)) = Request::decode_frame(frame) {
+        batches_of(&commit, &frame.tail);
+    }
     match Reply::decode_frame(frame) {
         Ok(Reply::Deliver(deliver)) => parts(&deliver, &frame.tail),
         Ok(Reply::Fetched(fetched)) => fetched_parts(&fetched, &frame.tail),
         Ok(_) | Err(_) => {}
+    }
+}
+
+fn batches_of(commit: &Commit, tail: &Bytes) {
+    let Ok(batches) = commit.batches(tail) else { return };
+    let len: usize = batches.iter().map(|(_, batch)| batch.len()).sum();
+    assert_eq!(len, tail.len(), "every byte belongs to one batch");
+    for (_, batch) in batches {
+        let _ = BatchView::parse(&batch).map(|view| view.verify_bodies().is_ok());
     }
 }
 

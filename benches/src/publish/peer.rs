@@ -60,7 +60,9 @@ impl Peer {
         if let Reply::TopicInfo(info) = peer.ask(&TopicCreate { topic, settings }.into())? {
             peer.topic = info.id;
         }
-        if let Reply::ProducerOpened(opened) = peer.ask(&ProducerOpen { name: None }.into())? {
+        if let Reply::ProducerOpened(opened) =
+            peer.ask(&ProducerOpen { name: None, epoch: None }.into())?
+        {
             peer.producer = opened;
         }
         peer.stream.set_nonblocking(true)?;

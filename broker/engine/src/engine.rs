@@ -128,6 +128,13 @@ impl Volatile {
             Request::Fetch(request) => self.fetches.fetch(context, client, &request),
             Request::CursorSave(request) => cursor::save(context, client, &request),
             Request::ProducerOpen(request) => self.producers.open(context, client, &request),
+            Request::Commit(_)
+            | Request::ProducerDescribe(_)
+            | Request::ProducerList(_)
+            | Request::ProducerRetire(_) => {
+                let text = "commits and named producers' commands are not built yet";
+                context.refuse(client, Refusal::of_request(ErrorCode::Unsupported, text));
+            }
             Request::Hello(_) | Request::Heartbeat(_) => {
                 let text = "hello and heartbeat are answered by the connection";
                 context.refuse(client, Refusal::of_request(ErrorCode::OutOfState, text));

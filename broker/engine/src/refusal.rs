@@ -71,6 +71,7 @@ impl Refusal {
             text: self.text,
             leader: String::new(),
             leader_epoch: 0,
+            at: None,
         })
     }
 }

@@ -9,7 +9,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use posthouse_engine::Input;
 use posthouse_protocol::batch::BatchView;
 use posthouse_protocol::frame::{self, Frame};
-use posthouse_protocol::message::{Goodbye, HELLO_MAGIC, Heartbeat, Refused, VERSION, Welcome};
+use posthouse_protocol::message::{
+    Goodbye, HELLO_MAGIC, Heartbeat, Refused, RefusedAt, VERSION, Welcome,
+};
 use posthouse_protocol::{
     CorrelationId, DecodeError, ErrorCode, Reply, Request, StartEpoch, limits,
 };
@@ -225,12 +227,11 @@ fn accept(
         let text = "a second hello on one connection".to_owned();
         return Err(Ended::Broke(ErrorCode::OutOfState, text));
     }
-    if matches!(request, Request::Publish(_)) {
-        if let Err(error) = check_batch(&frame.tail, greeting.batch_bytes_max) {
-            refuse(connection, frame.correlation, error);
-            return Ok(());
-        }
-    } else if !frame.tail.is_empty() {
+    if let Err((error, at)) = check_tail(&request, &frame.tail, greeting.batch_bytes_max) {
+        refuse(connection, frame.correlation, error, at);
+        return Ok(());
+    }
+    if !frame.tail.is_empty() && !request.has_tail() {
         let text = format!("a frame of kind {} has no tail", frame.kind);
         return Err(Ended::Broke(ErrorCode::Malformed, text));
     }
@@ -248,16 +249,47 @@ fn accept(
     Ok(())
 }
 
-fn check_batch(batch: &Bytes, limit: u32) -> Result<(), DecodeError> {
-    if batch.len() as u64 > u64::from(limit) {
-        let (found, limit) = (batch.len() as u64, u64::from(limit));
-        return Err(DecodeError::TooLarge { field: "batch", found, limit });
+/// Checks the limits and checksums of what follows a head, and says which part is at fault.
+fn check_tail(
+    request: &Request,
+    tail: &Bytes,
+    limit: u32,
+) -> Result<(), (DecodeError, Option<RefusedAt>)> {
+    if let Request::Publish(_) = request {
+        check_size("batch", tail, limit).map_err(|error| (error, None))?;
+        check_batch(tail).map_err(|(error, message)| (error, at(0, message)))?;
     }
-    let view = BatchView::parse(batch)?;
-    view.verify_bodies().map_err(|(_, error)| error)
+    if let Request::Commit(commit) = request {
+        check_size("batches", tail, limit).map_err(|error| (error, None))?;
+        for (place, batch) in commit.batches(tail).map_err(|error| (error, None))? {
+            check_batch(&batch).map_err(|(error, message)| (error, at(place, message)))?;
+        }
+    }
+    Ok(())
 }
 
-fn refuse(connection: &Connection, correlation: CorrelationId, error: DecodeError) {
+fn check_size(field: &'static str, tail: &Bytes, limit: u32) -> Result<(), DecodeError> {
+    let (found, limit) = (tail.len() as u64, u64::from(limit));
+    if found <= limit { Ok(()) } else { Err(DecodeError::TooLarge { field, found, limit }) }
+}
+
+/// Checks a batch; the error names the message if it is one's.
+fn check_batch(batch: &[u8]) -> Result<(), (DecodeError, Option<u32>)> {
+    let view = BatchView::parse(batch).map_err(|error| (error, None))?;
+    view.verify_bodies().map_err(|(message, error)| (error, Some(message)))
+}
+
+fn at(operation: usize, message: Option<u32>) -> Option<RefusedAt> {
+    let operation = u32::try_from(operation).unwrap_or(u32::MAX);
+    Some(RefusedAt { operation, message: message.unwrap_or(RefusedAt::NO_MESSAGE) })
+}
+
+fn refuse(
+    connection: &Connection,
+    correlation: CorrelationId,
+    error: DecodeError,
+    at: Option<RefusedAt>,
+) {
     let Ended::Broke(code, text) = Ended::from(error) else { return };
     let refused = Refused {
         code: code.number(),
@@ -265,6 +297,7 @@ fn refuse(connection: &Connection, correlation: CorrelationId, error: DecodeErro
         text,
         leader: String::new(),
         leader_epoch: 0,
+        at,
     };
     connection.send(correlation, &Reply::Refused(refused));
 }

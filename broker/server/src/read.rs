@@ -207,6 +207,7 @@ pub(crate) fn fetch(reader: &Reader, fetch: &Fetch) -> (Reply, Vec<Bytes>) {
                 text: format!("{error}; read on behind it"),
                 leader: String::new(),
                 leader_epoch: 0,
+                at: None,
             };
             (Reply::Refused(refused), Vec::new())
         }

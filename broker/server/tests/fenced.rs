@@ -140,7 +140,7 @@ impl Life {
     }
 
     fn producer(&mut self, given: &mut Given, producer: Option<&str>) -> ProducerOpened {
-        let open = message::ProducerOpen { name: producer.map(name) };
+        let open = message::ProducerOpen { name: producer.map(name), epoch: None };
         let Reply::ProducerOpened(opened) = self.ask(open) else { panic!("no producer") };
         let known = producer.is_some() && opened.last > Sequence::ZERO;
         assert!(given.producers.insert(opened.producer.0) || known, "producer id is given again");

@@ -61,7 +61,7 @@ async fn bytes_of_other_protocols_are_answered_with_a_goodbye_and_a_close() {
 async fn frames_out_of_state_end_the_connection() {
     let broker = start(|_| {}).await;
     let mut early = Wire::bare(&broker).await;
-    early.send(ProducerOpen { name: None }, &[]).await;
+    early.send(ProducerOpen { name: None, epoch: None }, &[]).await;
     assert_eq!(goodbye(&early.drain().await), Some(ErrorCode::OutOfState));
 
     let mut twice = Wire::hello(&broker).await;
@@ -160,7 +160,9 @@ async fn damaged_or_oversized_batches_are_refused_and_the_connection_lives_on() 
     let mut wire = Wire::hello(&broker).await;
     let topic = TopicCreate { topic: name("t"), settings: TopicSettings::default() };
     let Reply::TopicInfo(info) = wire.ask(topic, &[]).await else { panic!("no topic") };
-    let Reply::ProducerOpened(producer) = wire.ask(ProducerOpen { name: None }, &[]).await else {
+    let Reply::ProducerOpened(producer) =
+        wire.ask(ProducerOpen { name: None, epoch: None }, &[]).await
+    else {
         panic!("no producer")
     };
     let publish = |topic| Publish {

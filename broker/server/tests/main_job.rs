@@ -60,7 +60,7 @@ async fn create(wire: &mut Wire) -> TopicId {
 }
 
 async fn publish(wire: &mut Wire, topic: TopicId, bodies: &[&[u8]]) -> Receipt {
-    let reply = wire.ask(ProducerOpen { name: None }, &[]).await;
+    let reply = wire.ask(ProducerOpen { name: None, epoch: None }, &[]).await;
     let Reply::ProducerOpened(opened) = reply else { panic!("{reply:?}") };
     assert_ne!(opened.producer, ProducerId(0));
     let publish = Publish {

@@ -85,7 +85,7 @@ impl Link {
         }
         let key = self.shared.key;
         if self.window.needs_producer() {
-            let open = ProducerOpen { name: self.shared.producer.clone() };
+            let open = ProducerOpen { name: self.shared.producer.clone(), epoch: None };
             out.ask(open, Owner::Producer(key));
             self.asking = Asking::Now;
             return None;

@@ -176,6 +176,7 @@ impl Peer {
             text: "as scripted".to_owned(),
             leader: String::new(),
             leader_epoch: 0,
+            at: None,
         };
         self.reply(correlation, refused).await;
     }

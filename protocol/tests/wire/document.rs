@@ -33,9 +33,31 @@ fn every_enum_has_its_numbers_in_a_table() {
 }
 
 #[test]
+fn every_union_has_its_variants_in_a_table() {
+    let schema = schema::read();
+    for (name, variants) in &schema.unions {
+        let table = rows(&section(&format!("### `{name}`")));
+        let found: Vec<(u8, String, String)> = table
+            .iter()
+            .map(|row| (row[0].parse().unwrap(), row[1].clone(), row[2].clone()))
+            .collect();
+        let expected = expected(
+            variants
+                .iter()
+                .map(|(number, name, kind)| format!("| {number} | `{name}` | `{kind}` |")),
+        );
+        assert_eq!(&found, variants, "section {name} should have:\n{expected}");
+    }
+}
+
+#[test]
 fn every_section_is_about_something_in_the_source() {
     let schema = schema::read();
-    let known = |name: &str| schema.structs.contains_key(name) || schema.enums.contains_key(name);
+    let known = |name: &str| {
+        schema.structs.contains_key(name)
+            || schema.enums.contains_key(name)
+            || schema.unions.contains_key(name)
+    };
     for line in PAGE.lines().filter(|line| line.starts_with("### `")) {
         let name = line.split('`').nth(1).unwrap_or_default();
         assert!(known(name), "{line}");
@@ -128,6 +150,7 @@ fn fields_are_found_in_the_source() {
     let schema = schema::read();
     let sizes: BTreeSet<usize> = schema.structs.values().map(Vec::len).collect();
     assert!(schema.structs.len() > 40 && schema.enums.len() > 5 && sizes.len() > 5);
+    assert_eq!(schema.unions.len(), 1);
 }
 
 /// The lines after this heading and before the next one of the same or a higher level.

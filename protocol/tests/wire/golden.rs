@@ -5,7 +5,7 @@
 
 use crate::{corpus, schema};
 use bytes::{Bytes, BytesMut};
-use posthouse_protocol::batch::{BatchBuilder, BatchView, Message, MessageRef, Priority};
+use posthouse_protocol::batch::{BatchBuilder, BatchView, Message, MessageRef, Priority, peek_len};
 use posthouse_protocol::frame::{self, FRAME_HEADER_LEN, Frame};
 use posthouse_protocol::message::*;
 use posthouse_protocol::settings::*;
@@ -305,8 +305,18 @@ fn requests() -> Vec<Sample> {
             DeadRedrive { topic: topic(), subscription: subscription(), limit: 9 },
             Bytes::new(),
         ),
-        request("producer-open", ProducerOpen { name: Some(name("shop-1")) }, Bytes::new()),
-        request("producer-open-unnamed", ProducerOpen { name: None }, Bytes::new()),
+        request("producer-open", open(Some("shop-1"), None), Bytes::new()),
+        request("producer-open-epoch", open(Some("shop-1"), Some(9)), Bytes::new()),
+        request("producer-open-unnamed", open(None, None), Bytes::new()),
+        request("producer-describe", ProducerDescribe { name: name("shop-1") }, Bytes::new()),
+        request("producer-list", ProducerList { after: None, limit: 100 }, Bytes::new()),
+        request(
+            "producer-list-after",
+            ProducerList { after: Some(name("shop-1")), limit: 7 },
+            Bytes::new(),
+        ),
+        request("producer-retire", ProducerRetire { name: name("shop-1") }, Bytes::new()),
+        commit(),
         request(
             "publish",
             Publish {
@@ -368,6 +378,45 @@ fn requests() -> Vec<Sample> {
     list
 }
 
+fn open(producer: Option<&str>, epoch: Option<u32>) -> ProducerOpen {
+    ProducerOpen { name: producer.map(name), epoch: epoch.map(ProducerEpoch) }
+}
+
+/// A commit with every kind of operation and two batches.
+fn commit() -> Sample {
+    let batches = [
+        batch(&[plain(1, "hello"), plain(2, "world")], Timestamp(1001)),
+        batch(&[plain(3, "")], Timestamp(1002)),
+    ];
+    let publish = |topic: &str, batch: &Bytes| {
+        Operation::Publish(CommitPublish { topic: name(topic), bytes: batch.len() as u32 })
+    };
+    let settle = |verdict, reason: &str| {
+        Operation::Settle(Settle {
+            subscription: SubscriptionId(4),
+            verdict,
+            delay_ms: BACKOFF,
+            reason: reason.to_owned(),
+            deliveries: runs(),
+        })
+    };
+    let save = CursorSave { subscription: SubscriptionId(6), offset: Offset(1000) };
+    let commit = Commit {
+        producer: ProducerId(0x0102_0304_0506_0708),
+        epoch: ProducerEpoch(2),
+        sequence: Sequence(43),
+        prev: Sequence(42),
+        operations: vec![
+            publish("invoices", &batches[0]),
+            settle(Verdict::Ack, ""),
+            settle(Verdict::Reject, "no such customer"),
+            publish("audit", &batches[1]),
+            Operation::CursorSave(save),
+        ],
+    };
+    request("commit", commit, Bytes::from(batches.concat()))
+}
+
 fn fetch(from: Position) -> Fetch {
     Fetch { topic: TopicId(3), from, bytes_max: 1 << 20, messages_max: 500, wait_ms: 1000 }
 }
@@ -393,6 +442,11 @@ fn replies() -> Vec<Sample> {
         text: text.to_owned(),
         leader: leader.to_owned(),
         leader_epoch: 0,
+        at: None,
+    };
+    let refused_at = |operation, message| Refused {
+        at: Some(RefusedAt { operation, message }),
+        ..refused(ErrorCode::NotFound, "no topic \"audit\"", "")
     };
     vec![
         reply(
@@ -415,6 +469,8 @@ fn replies() -> Vec<Sample> {
             refused(ErrorCode::NotLeader, "", "10.0.0.2:7440"),
             Bytes::new(),
         ),
+        reply("refused-operation", refused_at(3, RefusedAt::NO_MESSAGE), Bytes::new()),
+        reply("refused-message", refused_at(0, 2), Bytes::new()),
         reply("done", Done {}, Bytes::new()),
         reply(
             "goodbye",
@@ -476,6 +532,14 @@ fn replies() -> Vec<Sample> {
         ),
         reply("receipt", receipt(Some(Offset(100)), false), Bytes::new()),
         reply("receipt-of-an-old-repeat", receipt(None, true), Bytes::new()),
+        reply("committed", committed(Some(Offset(100)), false), Bytes::new()),
+        reply("committed-old-repeat", committed(None, true), Bytes::new()),
+        reply("producer-info", producer_info("shop-1"), Bytes::new()),
+        reply(
+            "producer-infos",
+            ProducerInfos { producers: vec![producer_info("shop-1"), producer_info("shop-2")] },
+            Bytes::new(),
+        ),
         reply(
             "subscribed",
             Subscribed {
@@ -533,6 +597,21 @@ fn receipt(base: Option<Offset>, duplicate: bool) -> Receipt {
     Receipt { base, count: 1, durability: Durability::Synced, duplicate }
 }
 
+fn committed(base: Option<Offset>, duplicate: bool) -> Committed {
+    let published = vec![CommittedPublish { base, count: 2 }, CommittedPublish { base, count: 1 }];
+    Committed { published, durability: Durability::Synced, duplicate }
+}
+
+fn producer_info(producer: &str) -> ProducerInfo {
+    ProducerInfo {
+        producer: ProducerId(0x0102_0304_0506_0708),
+        name: Some(name(producer)),
+        epoch: ProducerEpoch(2),
+        last: Sequence(41),
+        last_at: Timestamp(0x0000_0198_7654_3210),
+    }
+}
+
 fn rewrite(samples: &[Sample]) {
     let directory = corpus::directory();
     std::fs::remove_dir_all(&directory).expect("the old files can go");
@@ -554,7 +633,13 @@ fn rewrite(samples: &[Sample]) {
             parts.extend(split(&head[..FRAME_HEADER_LEN], fields.zip(labels)));
             parts.extend(schema.annotate(name, &head[FRAME_HEADER_LEN..]));
             if matches!(sample.value, Value::Request(..)) && !tail.is_empty() {
-                parts.extend(batch_parts(tail));
+                let mut rest = tail;
+                while !rest.is_empty() {
+                    let len = peek_len(rest).expect("samples are sound");
+                    let (one, after) = rest.split_at(len as usize);
+                    parts.extend(batch_parts(one));
+                    rest = after;
+                }
             } else if !tail.is_empty() {
                 parts.push((tail.to_vec(), "tail: index entries, then bodies".to_owned()));
             }

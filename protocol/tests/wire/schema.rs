@@ -1,4 +1,5 @@
-//! The fields of every message, read from the source text of `message.rs` and `settings.rs`.
+//! The fields of every message, read from the source text of `message.rs`, its parts and
+//! `settings.rs`.
 //!
 //! A second opinion on the encoding: written from the rules in `docs/WIRE_PROTOCOL.md`, it shares
 //! no code with the codec.
@@ -10,11 +11,16 @@ use std::collections::BTreeMap;
 pub(crate) struct Schema {
     pub(crate) structs: BTreeMap<String, Vec<(String, String)>>,
     pub(crate) enums: BTreeMap<String, Vec<(u8, String)>>,
+    /// Each variant's number, name and struct.
+    pub(crate) unions: BTreeMap<String, Vec<(u8, String, String)>>,
 }
 
 pub(crate) fn read() -> Schema {
-    let mut schema = Schema { structs: BTreeMap::new(), enums: BTreeMap::new() };
+    let mut schema =
+        Schema { structs: BTreeMap::new(), enums: BTreeMap::new(), unions: BTreeMap::new() };
     schema.add(include_str!("../../src/message.rs"));
+    schema.add(include_str!("../../src/message/commit.rs"));
+    schema.add(include_str!("../../src/message/producer.rs"));
     schema.add(include_str!("../../src/settings.rs"));
     schema
 }
@@ -23,8 +29,9 @@ impl Schema {
     fn add(&mut self, source: &str) {
         let (mut within, mut current) = ("", String::new());
         for line in source.lines() {
-            if line.starts_with("wire_struct! {") || line.starts_with("wire_choice! {") {
-                within = &line[5..11];
+            let declares = ["wire_struct! {", "wire_choice! {", "wire_union! {"];
+            if declares.iter().any(|start| line.starts_with(start)) {
+                within = line[5..].split('!').next().unwrap_or_default();
             } else if line == "}" {
                 within = "";
             }
@@ -48,6 +55,17 @@ impl Schema {
                     let number = number.trim_end_matches(',').parse().expect("a number");
                     let variants = self.enums.get_mut(&current).expect("variants are in an enum");
                     variants.push((number, (*name).to_owned()));
+                }
+                ("union", ["pub", "enum", name, ..]) => {
+                    current = (*name).to_owned();
+                    self.unions.insert(current.clone(), Vec::new());
+                }
+                ("union", [variant, "=", number]) => {
+                    let number = number.trim_end_matches(',').parse().expect("a number");
+                    let (name, kind) = variant.split_once('(').expect("a variant has a struct");
+                    let kind = kind.trim_end_matches(')').to_owned();
+                    let variants = self.unions.get_mut(&current).expect("variants are in an enum");
+                    variants.push((number, name.to_owned(), kind));
                 }
                 _ => {}
             }
@@ -75,6 +93,14 @@ impl Schema {
                 let dot = if path.is_empty() { "" } else { "." };
                 self.walk(kind, &format!("{path}{dot}{field}"), rest, parts);
             }
+        } else if let Some(variants) = self.unions.get(kind) {
+            let found = usize::from(rest[0]);
+            let (_, name, inner) = variants
+                .iter()
+                .find(|(number, ..)| usize::from(*number) == found)
+                .expect("a known variant");
+            take(rest, 1, format!("{path}: {name}"));
+            self.walk(inner, path, rest, parts);
         } else if let Some(item) = kind.strip_prefix("Vec<").and_then(|kind| kind.strip_suffix('>'))
         {
             let count = take(rest, 4, format!("{path}: count"));
@@ -122,6 +148,10 @@ impl Schema {
             fields.iter().for_each(|(field, kind)| self.generate(kind, field, tape, out));
         } else if let Some(variants) = self.enums.get(kind) {
             out.push(variants[tape.below(variants.len())].0);
+        } else if let Some(variants) = self.unions.get(kind) {
+            let (number, _, inner) = &variants[tape.below(variants.len())];
+            out.push(*number);
+            self.generate(inner, field, tape, out);
         } else if let Some(item) = kind.strip_prefix("Vec<").and_then(|kind| kind.strip_suffix('>'))
         {
             let count = tape.below(5);

@@ -297,7 +297,7 @@ impl Shell {
 
     pub(crate) fn open_producer(&mut self, producer: Option<&str>) -> Sender {
         let Reply::ProducerOpened(opened) =
-            self.request(message::ProducerOpen { name: producer.map(name) })
+            self.request(message::ProducerOpen { name: producer.map(name), epoch: None })
         else {
             panic!("no ProducerOpened")
         };

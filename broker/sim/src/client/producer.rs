@@ -91,7 +91,7 @@ impl Producer {
 
     fn open(&mut self, around: &mut Surroundings<'_>) {
         let name = self.name.as_deref().map(name);
-        self.opening = self.session.send(around, ProducerOpen { name }, &[]);
+        self.opening = self.session.send(around, ProducerOpen { name, epoch: None }, &[]);
     }
 
     fn begin(&mut self, around: &mut Surroundings<'_>) {

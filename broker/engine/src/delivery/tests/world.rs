@@ -361,7 +361,7 @@ impl World {
     pub(super) fn publish(&mut self, topic: &str, bodies: &[usize]) {
         let (producer, epoch, prev) = match self.producer {
             Some(producer) => producer,
-            None => match self.ask(ADMIN, message::ProducerOpen { name: None }) {
+            None => match self.ask(ADMIN, message::ProducerOpen { name: None, epoch: None }) {
                 Reply::ProducerOpened(opened) => (opened.producer, opened.epoch, opened.last),
                 other => panic!("{other:?}"),
             },
