@@ -75,6 +75,8 @@ fn usage() -> ExitCode {
 fn install() -> Result<(), String> {
     let missing: Vec<&str> =
         TOOLS.iter().filter(|(tool, _)| !is_there(tool)).map(|(_, package)| *package).collect();
+    // The trials' database servers; the packages know how to stay quiet.
+    posthouse_databases::ensure_installed().map_err(|error| error.to_string())?;
     if missing.is_empty() {
         return Ok(());
     }
