@@ -7,6 +7,6 @@ mod store;
 
 pub use row::{Row, RowId};
 pub use store::{
-    Claim, Description, Lag, OutboxId, Parked, RowRange, Standing, Step, Store, StoreError,
+    Claim, Description, Lag, OutboxId, Park, Parked, RowRange, Standing, Step, Store, StoreError,
     StoreErrorKind,
 };

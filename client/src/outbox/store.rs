@@ -2,7 +2,11 @@
 //!
 //! A store is one connection of its own (never one of a transaction in progress), and only the relay
 //! that drives it uses it. Every method is one transaction, and none of them needs state of the
-//! session, so that a proxy which pools transactions may stand between.
+//! session, so that a proxy which pools transactions may stand between. After an error the next call
+//! starts with a fresh connection if the old one is no good; the relay waits between attempts.
+//!
+//! A transaction whose outcome is unknown is never repeated as it is: the relay acquires the lease
+//! again, which raises the epoch, so that a late copy of it changes nothing.
 
 use super::row::{Row, RowId};
 use std::fmt;
@@ -33,7 +37,9 @@ pub trait Store: Send + 'static {
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Remembers the database as the one that the outbox belongs to, in place of the one that it
-    /// was copied from, with a new outbox id. False if the epoch is not `epoch` any more.
+    /// was copied from, with a new outbox id and its sequences at zero: both numbers of
+    /// [`Standing`] become zero and all claims are removed; their rows stay and are claimed anew.
+    /// False, with nothing changed, if the epoch is not `epoch` any more.
     fn adopt(&mut self, epoch: u64) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// The claims that are not known to be acknowledged, ascending by sequence.
@@ -45,6 +51,9 @@ pub trait Store: Send + 'static {
     /// The rows whose ids are in `gaps`, and those above `after`, ascending; at most `rows_max`
     /// together and roughly `bytes_max` bytes, but at least one if there is one. What did not fit
     /// is left out at the upper end.
+    ///
+    /// All from one snapshot of the database (one statement), so that no row is seen without those
+    /// that were committed before it was inserted: the order of messages rests on that.
     fn scan(
         &mut self,
         gaps: &[RowRange],
@@ -67,16 +76,11 @@ pub trait Store: Send + 'static {
     /// False, with nothing changed, if the epoch is not the one of `step` any more.
     fn step(&mut self, step: &Step) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// In one transaction: moves rows aside with the reasons and puts `claim` in the place of the
-    /// claim with its sequence; a claim without rows removes it.
+    /// In one transaction, durable when it returns: moves rows aside with the reasons and changes
+    /// claims.
     ///
-    /// False, with nothing changed, if the epoch is not `epoch` any more.
-    fn park(
-        &mut self,
-        epoch: u64,
-        parked: &[(RowId, String)],
-        claim: &Claim,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    /// False, with nothing changed, if the epoch is not the one of `park` any more.
+    fn park(&mut self, park: &Park) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Gives the lease back, so that another relay need not wait for its end.
     fn release(&mut self, epoch: u64) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -144,8 +148,6 @@ pub struct Standing {
 pub struct Claim {
     /// The producer's sequence number of the commit.
     pub sequence: u64,
-    /// The one before.
-    pub prev: u64,
     /// The rows, ascending.
     pub rows: Vec<RowId>,
     /// CRC-32 of the encoded commit, to notice rows that were changed after they were claimed.
@@ -174,6 +176,18 @@ pub struct Step {
     pub done: Vec<RowId>,
     /// The new claim, if there is one; its sequence becomes the highest claimed.
     pub claim: Option<Claim>,
+}
+
+/// See [`Store::park`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Park {
+    /// The lease's epoch.
+    pub epoch: u64,
+    /// Rows that move from the outbox to the parked ones, and why. Perhaps none.
+    pub rows: Vec<(RowId, String)>,
+    /// Each takes the place of the claim with its sequence; one without rows removes that claim.
+    /// Rows that no claim names any more, and that are not parked, stay in the outbox. Perhaps none.
+    pub claims: Vec<Claim>,
 }
 
 /// How much an outbox holds.
