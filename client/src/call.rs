@@ -11,6 +11,8 @@ use tokio::time::Instant;
 pub(crate) struct Call {
     /// What is asked.
     pub(crate) request: Request,
+    /// The batches that go with it.
+    pub(crate) tail: Bytes,
     /// Whether it may be asked twice.
     pub(crate) repeat: Repeat,
     /// When the caller gives up.

@@ -9,6 +9,15 @@ use crate::publisher::OpenPublisher;
 use crate::reader::{OpenReader, Position};
 use std::sync::Arc;
 use std::time::Duration;
+#[cfg(feature = "outbox")]
+use {
+    crate::call::expect_reply,
+    crate::error::RequestError,
+    bytes::Bytes,
+    posthouse_protocol::message::{Commit, Committed, ProducerInfo, ProducerOpened},
+    posthouse_protocol::{Name, Outcome, ProducerEpoch},
+    std::future::Future,
+};
 
 /// A connection to a broker that is kept up: lost, it is made again, and what was under way goes on.
 ///
@@ -71,5 +80,53 @@ impl Client {
     /// Dropping this future does not stop the closing.
     pub async fn close(&self, within: Duration) -> CloseReport {
         self.core.close(within).await
+    }
+}
+
+/// What a relay asks of a broker.
+#[cfg(feature = "outbox")]
+#[doc(hidden)]
+impl Client {
+    /// Opens an epoch of a named producer; `None` for the next.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]; `FENCED`, naming the present epoch, if that is higher.
+    pub async fn open_producer(
+        &self,
+        name: &str,
+        epoch: Option<ProducerEpoch>,
+    ) -> Result<ProducerOpened, RequestError> {
+        self.core.open_producer(Some(Name::new(name)?), epoch).await
+    }
+
+    /// Where a named producer stands; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]; `NOT_FOUND` if there is none.
+    pub async fn describe_producer(&self, name: &str) -> Result<ProducerInfo, RequestError> {
+        self.core.describe_producer(Name::new(name)?).await
+    }
+
+    /// Sends a commit, the same bytes again over every reconnect and every refusal that passes, until
+    /// it is answered or `timeout` has passed. The caller bounds how many such calls it makes. Several
+    /// under way are sent in the order of the calls, which is when they are made, not when they are
+    /// polled; a call whose future is dropped is not sent again.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]; its outcome speaks of all tries. `OUT_OF_SEQUENCE` is returned at once.
+    pub fn send_commit(
+        &self,
+        commit: Commit,
+        tail: Bytes,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Committed, RequestError>> + Send + use<> {
+        let answer = self.core.start_commit(commit, tail, timeout);
+        async {
+            let closed = RequestError::Closed { outcome: Outcome::Unknown };
+            expect_reply!(answer.await.unwrap_or(Err(closed))?, Committed)
+        }
     }
 }

@@ -1,13 +1,17 @@
 //! What all handles of one client share. When the last one is gone, the driver is told.
 
-use crate::call::{Answer, Call, Repeat};
+use crate::call::{Answer, Call, Repeat, expect_reply};
 use crate::error::RequestError;
 use crate::limits::BrokerLimits;
 use crate::lock::lock;
 use crate::mailbox::{CloseReport, Mail, Mailbox};
 use crate::options::Options;
 use crate::publisher;
-use posthouse_protocol::{ConsumerId, Outcome, Request};
+use bytes::Bytes;
+#[cfg(feature = "outbox")]
+use posthouse_protocol::message::{Commit, ProducerDescribe, ProducerInfo};
+use posthouse_protocol::message::{ProducerOpen, ProducerOpened};
+use posthouse_protocol::{ConsumerId, Name, Outcome, ProducerEpoch, Request};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -77,11 +81,52 @@ impl Core {
     ) -> oneshot::Receiver<Result<Answer, RequestError>> {
         let (answer, receiver) = oneshot::channel();
         let deadline = Instant::now() + timeout;
-        let call = Call { request: request.into(), repeat, deadline, answer };
+        self.post_call(Call {
+            request: request.into(),
+            tail: Bytes::new(),
+            repeat,
+            deadline,
+            answer,
+        });
+        receiver
+    }
+
+    fn post_call(&self, call: Call) {
         if let Err(Mail::Call(call)) = self.mailbox.post(Mail::Call(Box::new(call))) {
             let closed = RequestError::Closed { outcome: Outcome::Definite };
             let _ = call.answer.send(Err(closed));
         }
+    }
+
+    /// Opens a producer: a new unnamed one, or an epoch of a named one (`None` for the next).
+    pub(crate) async fn open_producer(
+        &self,
+        name: Option<Name>,
+        epoch: Option<ProducerEpoch>,
+    ) -> Result<ProducerOpened, RequestError> {
+        let open = ProducerOpen { name, epoch };
+        expect_reply!(self.call(open, Repeat::Safe).await?, ProducerOpened)
+    }
+
+    /// Where a named producer stands; changes nothing.
+    #[cfg(feature = "outbox")]
+    pub(crate) async fn describe_producer(&self, name: Name) -> Result<ProducerInfo, RequestError> {
+        let describe = ProducerDescribe { name };
+        expect_reply!(self.call(describe, Repeat::Safe).await?, ProducerInfo)
+    }
+
+    /// Sends a commit until it is answered; the caller bounds how many such calls it makes.
+    #[cfg(feature = "outbox")]
+    pub(crate) fn start_commit(
+        &self,
+        commit: Commit,
+        tail: Bytes,
+        timeout: Duration,
+    ) -> oneshot::Receiver<Result<Answer, RequestError>> {
+        let (answer, receiver) = oneshot::channel();
+        let deadline = Instant::now() + timeout;
+        let request = Request::Commit(commit);
+        self.post_call(Call { request, tail, repeat: Repeat::Safe, deadline, answer });
         receiver
     }
 

@@ -10,7 +10,7 @@ pub use publish::{PublishError, TrySubmitError};
 pub use receive::{ConsumeError, ReadError, SettleError};
 pub use request::{ConnectError, RequestError};
 
-use posthouse_protocol::message::Refused;
+use posthouse_protocol::message::{Refused, RefusedAt};
 use posthouse_protocol::{ErrorCode, Outcome};
 use std::fmt;
 use std::sync::Arc;
@@ -22,11 +22,29 @@ pub struct Refusal {
     number: u16,
     retry_after: Option<Duration>,
     text: Arc<str>,
+    at: Option<RefusedAt>,
+    /// An earlier try stayed without an answer, and this refusal says nothing of it.
+    is_after_lost_tries: bool,
 }
 
 impl Refusal {
     pub(crate) fn new(number: u16, text: &str) -> Self {
-        Self { number, retry_after: None, text: text.into() }
+        let (retry_after, at) = (None, None);
+        Self { number, retry_after, text: text.into(), at, is_after_lost_tries: false }
+    }
+
+    /// The same refusal of a request of which an earlier try may have had its effect.
+    #[must_use]
+    pub(crate) const fn after_lost_tries(mut self) -> Self {
+        self.is_after_lost_tries = true;
+        self
+    }
+
+    /// Which operation of a commit, and which message of it, is at fault.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn at(&self) -> Option<&RefusedAt> {
+        self.at.as_ref()
     }
 
     /// The code, if this version of the client knows it.
@@ -53,10 +71,14 @@ impl Refusal {
         self.retry_after
     }
 
-    /// Whether the refused request can still take effect. A code that this version does not know
-    /// counts as unknown.
+    /// Whether the refused request can have taken effect, or still can: unknown if an earlier try of
+    /// it stayed without an answer that this refusal does not speak of, or if this version does not
+    /// know the code.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
+        if self.is_after_lost_tries {
+            return Outcome::Unknown;
+        }
         self.code().map_or(Outcome::Unknown, ErrorCode::outcome)
     }
 
@@ -74,6 +96,8 @@ impl From<Refused> for Refusal {
             number: refused.code,
             retry_after: (!retry_after.is_zero()).then_some(retry_after),
             text: refused.text.into(),
+            at: refused.at,
+            is_after_lost_tries: false,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::call::{Repeat, expect_reply};
 use crate::core::Core;
 use crate::error::{PublishError, RequestError, TrySubmitError};
 use crate::mailbox::Mail;
-use posthouse_protocol::message::{ProducerOpen, TopicDescribe};
+use posthouse_protocol::message::TopicDescribe;
 use posthouse_protocol::{Name, Outcome};
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -159,8 +159,7 @@ impl OpenPublisher {
         let name = self.producer.as_deref().map(Name::new).transpose()?;
         let describe = TopicDescribe { topic: topic.clone() };
         let info = expect_reply!(core.call(describe, Repeat::Safe).await?, TopicInfo)?;
-        let open = ProducerOpen { name: name.clone(), epoch: None };
-        let producer = expect_reply!(core.call(open, Repeat::Safe).await?, ProducerOpened)?;
+        let producer = core.open_producer(name.clone(), None).await?;
         let setup = Setup {
             key: core.next_publisher(),
             topic,

@@ -4,8 +4,8 @@ use super::outgoing::{Outgoing, Owner};
 use super::timers::Timers;
 use crate::call::{Answer, Call, Repeat};
 use crate::error::{Refusal, RequestError};
-use posthouse_protocol::Outcome;
-use std::collections::{BTreeMap, VecDeque};
+use posthouse_protocol::{ErrorCode, Outcome, Request};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -16,7 +16,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Calls {
     calls: BTreeMap<u64, Waiting>,
-    unsent: VecDeque<u64>,
+    /// In the order in which they were made, also after a reconnect.
+    unsent: BTreeSet<u64>,
     made: u64,
     timers: Timers<u64>,
 }
@@ -38,7 +39,7 @@ enum State {
 
 impl Calls {
     pub(crate) const fn new() -> Self {
-        Self { calls: BTreeMap::new(), unsent: VecDeque::new(), made: 0, timers: Timers::new() }
+        Self { calls: BTreeMap::new(), unsent: BTreeSet::new(), made: 0, timers: Timers::new() }
     }
 
     /// Adds a call.
@@ -47,13 +48,13 @@ impl Calls {
         self.made += 1;
         self.timers.set(number, Some(call.deadline));
         self.calls.insert(number, Waiting { call, state: State::Unsent, is_uncertain: false });
-        self.unsent.push_back(number);
+        self.unsent.insert(number);
     }
 
     /// Sends what is unsent while `out` has room.
     pub(crate) fn fill(&mut self, out: &mut Outgoing) {
         while out.has_room() {
-            let Some(number) = self.unsent.pop_front() else {
+            let Some(number) = self.unsent.pop_first() else {
                 return;
             };
             let Some(waiting) = self.calls.get_mut(&number) else {
@@ -64,7 +65,8 @@ impl Calls {
                 continue;
             }
             waiting.state = State::Sent;
-            out.ask(waiting.call.request.clone(), Owner::Call(number));
+            let (request, tail) = (waiting.call.request.clone(), waiting.call.tail.clone());
+            out.send(request, tail, Owner::Call(number));
         }
     }
 
@@ -81,11 +83,14 @@ impl Calls {
             return;
         };
         let at = now + refusal.retry_after().unwrap_or(RETRY_PAUSE);
-        let is_worth_waiting = refusal.is_retriable() && at < waiting.call.deadline;
-        if waiting.call.repeat == Repeat::Safe && is_worth_waiting {
+        // The same commit again is as much out of sequence; whoever numbers them has to act.
+        let passes = refusal.is_retriable() && refusal.code() != Some(ErrorCode::OutOfSequence);
+        if waiting.call.repeat == Repeat::Safe && passes && at < waiting.call.deadline {
+            waiting.is_uncertain |= refusal.outcome() == Outcome::Unknown;
             waiting.state = State::RetryAt(at);
             self.timers.set(number, Some(at));
         } else if let Some(waiting) = self.take(number) {
+            let refusal = waiting.speaking_of_all_tries(refusal);
             waiting.finish(Err(RequestError::Refused(refusal)));
         }
     }
@@ -99,7 +104,7 @@ impl Calls {
             if now < waiting.call.deadline && matches!(waiting.state, State::RetryAt(_)) {
                 waiting.state = State::Unsent;
                 self.timers.set(number, Some(waiting.call.deadline));
-                self.unsent.push_back(number);
+                self.unsent.insert(number);
             } else if let Some(waiting) = self.take(number) {
                 let outcome = waiting.outcome();
                 waiting.finish(Err(RequestError::TimedOut { outcome }));
@@ -120,7 +125,7 @@ impl Calls {
             if waiting.state == State::Sent {
                 waiting.state = State::Unsent;
                 waiting.is_uncertain = true;
-                self.unsent.push_back(*number);
+                self.unsent.insert(*number);
             }
         }
     }
@@ -148,6 +153,13 @@ impl Waiting {
     fn outcome(&self) -> Outcome {
         let was_sent = self.is_uncertain || self.state == State::Sent;
         if was_sent { Outcome::Unknown } else { Outcome::Definite }
+    }
+
+    /// A refusal of the last try, with what it says of the tries before.
+    fn speaking_of_all_tries(&self, refusal: Refusal) -> Refusal {
+        let is_numbered = matches!(self.call.request, Request::Commit(_));
+        let covers = is_numbered && refusal.code().is_some_and(ErrorCode::covers_earlier_tries);
+        if self.is_uncertain && !covers { refusal.after_lost_tries() } else { refusal }
     }
 
     fn finish(self, result: Result<Answer, RequestError>) {
