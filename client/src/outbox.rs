@@ -2,9 +2,12 @@
 //! back with the business data; a relay hands it to the broker exactly once.
 
 pub mod headers;
+mod new_row;
 mod row;
+pub mod sql;
 mod store;
 
+pub use new_row::{EnqueueError, NewRow};
 pub use row::{Row, RowId};
 pub use store::{
     Claim, Description, Lag, OutboxId, Park, Parked, RowRange, Standing, Step, Store, StoreError,

@@ -1,0 +1,341 @@
+//! What a relay asks, and what an application enqueues.
+
+use super::{Dialect, ROW_COLUMNS, Sql, list, write_ids};
+use crate::clock::millis;
+use crate::outbox::row::RowId;
+use crate::outbox::store::{Claim, OutboxId, Park, RowRange, Step};
+use std::time::Duration;
+
+impl Sql {
+    /// Inserts `rows` rows. To be bound for each: message id (16 bytes), topic, key (or null),
+    /// headers, body, due at, created at.
+    #[must_use]
+    pub fn enqueue(&self, rows: usize) -> String {
+        let row = |number: usize| {
+            let slot = |column: usize| match self.dialect {
+                Dialect::Postgres => format!("${}", number * 7 + column),
+                Dialect::Mysql | Dialect::Sqlite => "?".to_owned(),
+            };
+            let id = match self.dialect {
+                Dialect::Postgres => format!("encode({}, 'hex')::uuid", slot(1)),
+                Dialect::Mysql | Dialect::Sqlite => slot(1),
+            };
+            let rest: Vec<_> = (2..=7).map(slot).collect();
+            format!("({id}, {})", rest.join(", "))
+        };
+        let rows: Vec<_> = (0..rows).map(row).collect();
+        let [_, columns @ ..] = ROW_COLUMNS;
+        let columns = columns.join(", ");
+        format!("INSERT INTO {} ({columns}) VALUES {}", self.table("outbox"), rows.join(", "))
+    }
+
+    /// Gives one row: outbox id, schema version, belongs to, found in, owner or null, durability
+    /// warning or null.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let warning = match self.dialect {
+            Dialect::Postgres => {
+                "CASE current_setting('fsync') WHEN 'off' THEN 'fsync is off: a crash of the \
+                 machine can lose or damage what was committed' END"
+            }
+            Dialect::Mysql => {
+                "CASE @@innodb_flush_log_at_trx_commit WHEN 1 THEN NULL ELSE \
+                 'innodb_flush_log_at_trx_commit is not 1: a crash of the machine can lose what \
+                 was committed, and sent already; set it to 1' END"
+            }
+            Dialect::Sqlite => "NULL",
+        };
+        format!(
+            "SELECT {}, {}, belongs_to, {}, CASE WHEN lease_until > {} THEN owner END, {warning} \
+             FROM {}",
+            self.id_bytes("outbox_id"),
+            self.integer("schema_version"),
+            self.found_in(),
+            self.now(),
+            self.table("outbox_state")
+        )
+    }
+
+    /// Notes to which database the outbox belongs, if that is not known.
+    #[must_use]
+    pub fn belongs(&self, belongs_to: &str) -> String {
+        let (state, text) = (self.table("outbox_state"), self.text(belongs_to));
+        format!("UPDATE {state} SET belongs_to = {text} WHERE belongs_to = ''")
+    }
+
+    /// In one transaction: an update, and a query that gives epoch, claimed and acked, or no row if
+    /// another relay has the lease.
+    #[must_use]
+    pub fn acquire(&self, owner: &str, lease: Duration) -> [String; 2] {
+        let (state, owner, now) = (self.table("outbox_state"), self.text(owner), self.now());
+        let lease = millis(lease);
+        [
+            format!(
+                "UPDATE {state} SET owner = {owner}, epoch = epoch + 1, \
+                 lease_until = {now} + {lease} WHERE lease_until <= {now} OR owner = {owner}"
+            ),
+            format!("SELECT epoch, claimed, acked FROM {state} WHERE owner = {owner}"),
+        ]
+    }
+
+    /// Changes one row if the epoch is `from`.
+    #[must_use]
+    pub fn raise_epoch(&self, from: u64, to: u64) -> String {
+        format!("UPDATE {} SET epoch = {to} WHERE epoch = {from}", self.table("outbox_state"))
+    }
+
+    /// In one transaction, of which the first changes one row if the epoch is `epoch`.
+    ///
+    /// `belongs_to` is for databases that cannot tell by SQL what they are.
+    #[must_use]
+    pub fn adopt(&self, epoch: u64, outbox: OutboxId, belongs_to: &str) -> Vec<String> {
+        let belongs_to = match self.dialect {
+            Dialect::Postgres | Dialect::Mysql => self.found_in(),
+            Dialect::Sqlite => self.text(belongs_to),
+        };
+        vec![
+            format!(
+                "UPDATE {} SET outbox_id = {}, belongs_to = {belongs_to}, claimed = 0, acked = 0 \
+                 WHERE epoch = {epoch}",
+                self.table("outbox_state"),
+                self.id(outbox.0)
+            ),
+            format!("DELETE FROM {} WHERE {}", self.table("outbox_claim"), self.held(epoch)),
+        ]
+    }
+
+    /// Gives sequence, ids (for [`parse_ids`](super::parse_ids)) and digest of each claim.
+    #[must_use]
+    pub fn claims(&self) -> String {
+        let claim = self.table("outbox_claim");
+        format!("SELECT sequence, row_ids, digest FROM {claim} ORDER BY sequence")
+    }
+
+    /// Gives rows.
+    #[must_use]
+    pub fn rows(&self, ids: &[RowId]) -> String {
+        let (columns, outbox) = (self.row_columns("o."), self.table("outbox"));
+        if ids.is_empty() {
+            return format!("SELECT {columns} FROM {outbox} o WHERE 1 = 0");
+        }
+        format!("SELECT {columns} FROM {outbox} o WHERE o.id IN ({}) ORDER BY o.id", list(ids))
+    }
+
+    /// Gives rows, see [`Store::scan`](super::super::Store::scan).
+    #[must_use]
+    pub fn scan(&self, gaps: &[RowRange], after: RowId, rows_max: u32, bytes_max: u64) -> String {
+        let outbox = self.table("outbox");
+        let after = after.0;
+        let size = "octet_length(o.body) + 64 AS size";
+        let size = match self.dialect {
+            Dialect::Sqlite => "length(CAST(o.body AS BLOB)) + 64 AS size",
+            Dialect::Postgres | Dialect::Mysql => size,
+        };
+        let above = format!(
+            "SELECT o.id, {size} FROM {outbox} o WHERE o.id > {after} ORDER BY o.id LIMIT {rows_max}"
+        );
+        let found = match self.gap_rows(gaps, size) {
+            None => above,
+            Some(in_gaps) => format!(
+                "SELECT f.id, f.size FROM ({in_gaps} UNION ALL SELECT a.id, a.size FROM ({above}) a\
+                 ) f ORDER BY f.id LIMIT {rows_max}"
+            ),
+        };
+        // Numbers and sizes first, so that what does not fit is neither copied nor sent.
+        format!(
+            "SELECT {} FROM (SELECT s.id, s.size, SUM(s.size) OVER (ORDER BY s.id) AS through FROM \
+             ({found}) s) t JOIN {outbox} o ON o.id = t.id WHERE t.through - t.size < {bytes_max} \
+             ORDER BY o.id",
+            self.row_columns("o.")
+        )
+    }
+
+    fn gap_rows(&self, gaps: &[RowRange], size: &str) -> Option<String> {
+        if gaps.is_empty() {
+            return None;
+        }
+        let outbox = self.table("outbox");
+        let ranges = |between: &dyn Fn(u64, u64) -> String, separator: &str| {
+            let ranges: Vec<_> = gaps.iter().map(|gap| between(gap.first.0, gap.last.0)).collect();
+            ranges.join(separator)
+        };
+        let values = ranges(&|first, last| format!("({first}, {last})"), ", ");
+        let join = format!("JOIN {outbox} o ON o.id BETWEEN");
+        Some(match self.dialect {
+            Dialect::Postgres => format!(
+                "SELECT o.id, {size} FROM (VALUES {values}) AS g (first, last) {join} g.first AND \
+                 g.last"
+            ),
+            Dialect::Sqlite => format!(
+                "SELECT o.id, {size} FROM (VALUES {values}) g {join} g.column1 AND g.column2"
+            ),
+            Dialect::Mysql => {
+                let either =
+                    ranges(&|first, last| format!("o.id BETWEEN {first} AND {last}"), " OR ");
+                format!("SELECT o.id, {size} FROM {outbox} o WHERE {either}")
+            }
+        })
+    }
+
+    /// Gives ids.
+    #[must_use]
+    pub fn sweep(&self, from: RowId, through: RowId, limit: u32) -> String {
+        format!(
+            "SELECT id FROM {} WHERE id BETWEEN {} AND {} ORDER BY id LIMIT {limit}",
+            self.table("outbox"),
+            from.0,
+            through.0
+        )
+    }
+
+    /// In one transaction, of which the first changes one row if the epoch is that of the step; the
+    /// others do nothing if it is not.
+    #[must_use]
+    pub fn step(&self, step: &Step) -> Vec<String> {
+        let Step { epoch, lease, acked, done, claim } = step;
+        let (state, claims) = (self.table("outbox_state"), self.table("outbox_claim"));
+        let held = self.held(*epoch);
+        let claimed = match claim {
+            Some(claim) => format!(", claimed = {}", claim.sequence),
+            None => String::new(),
+        };
+        let mut statements = vec![
+            format!(
+                "UPDATE {state} SET lease_until = {} + {}, acked = {acked}{claimed} \
+                 WHERE epoch = {epoch}",
+                self.now(),
+                millis(*lease)
+            ),
+            format!("DELETE FROM {claims} WHERE sequence <= {acked} AND {held}"),
+        ];
+        statements.extend(self.delete_rows(done, &held));
+        statements.extend(claim.as_ref().map(|claim| self.insert_claim(claim, *epoch)));
+        statements
+    }
+
+    fn delete_rows(&self, ids: &[RowId], held: &str) -> Option<String> {
+        let outbox = self.table("outbox");
+        let ids = (!ids.is_empty()).then(|| list(ids))?;
+        Some(format!("DELETE FROM {outbox} WHERE id IN ({ids}) AND {held}"))
+    }
+
+    fn insert_claim(&self, claim: &Claim, epoch: u64) -> String {
+        format!(
+            "INSERT INTO {} (sequence, row_ids, digest, claimed_at) SELECT {}, '{}', {}, {} FROM {} \
+             WHERE epoch = {epoch}",
+            self.table("outbox_claim"),
+            claim.sequence,
+            write_ids(&claim.rows),
+            claim.digest,
+            self.now(),
+            self.table("outbox_state")
+        )
+    }
+
+    /// In one transaction, of which the first changes one row if the epoch is that of `park`; the
+    /// others do nothing if it is not.
+    #[must_use]
+    pub fn park(&self, park: &Park) -> Vec<String> {
+        let (state, claims) = (self.table("outbox_state"), self.table("outbox_claim"));
+        let held = self.held(park.epoch);
+        let columns = ROW_COLUMNS.join(", ");
+        let mut statements =
+            vec![format!("UPDATE {state} SET epoch = epoch WHERE epoch = {}", park.epoch)];
+        for (id, reason) in &park.rows {
+            statements.push(format!(
+                "INSERT INTO {} ({columns}, reason, parked_at) SELECT {columns}, {}, {} FROM {} \
+                 WHERE id = {} AND {held}",
+                self.table("outbox_parked"),
+                self.text(reason),
+                self.now(),
+                self.table("outbox"),
+                id.0
+            ));
+        }
+        let ids: Vec<_> = park.rows.iter().map(|(id, _)| *id).collect();
+        statements.extend(self.delete_rows(&ids, &held));
+        for claim in &park.claims {
+            let sequence = claim.sequence;
+            statements.push(format!("DELETE FROM {claims} WHERE sequence = {sequence} AND {held}"));
+            if !claim.rows.is_empty() {
+                statements.push(self.insert_claim(claim, park.epoch));
+            }
+        }
+        statements
+    }
+
+    /// Gives the lease back.
+    #[must_use]
+    pub fn release(&self, epoch: u64) -> String {
+        let state = self.table("outbox_state");
+        format!("UPDATE {state} SET owner = NULL, lease_until = 0 WHERE epoch = {epoch}")
+    }
+
+    /// Gives one row: how many rows, age of the oldest in milliseconds or null, how many parked.
+    #[must_use]
+    pub fn lag(&self) -> String {
+        let (outbox, now) = (self.table("outbox"), self.now());
+        let age = format!("{now} - (SELECT o.created_at FROM {outbox} o ORDER BY o.id LIMIT 1)");
+        let parked = format!("(SELECT COUNT(*) FROM {})", self.table("outbox_parked"));
+        format!("SELECT (SELECT COUNT(*) FROM {outbox}), {}, {parked}", self.integer(&age))
+    }
+
+    /// Gives parked rows: the columns of a row, then reason and time.
+    #[must_use]
+    pub fn parked(&self, after: RowId, limit: u32) -> String {
+        format!(
+            "SELECT {}, o.reason, o.parked_at FROM {} o WHERE o.id > {} ORDER BY o.id LIMIT {limit}",
+            self.row_columns("o."),
+            self.table("outbox_parked"),
+            after.0
+        )
+    }
+
+    /// In one transaction: puts parked rows back; the second changes as many rows as there were.
+    #[must_use]
+    pub fn redrive(&self, ids: &[RowId]) -> [String; 2] {
+        let (outbox, parked) = (self.table("outbox"), self.table("outbox_parked"));
+        let [_, columns @ ..] = ROW_COLUMNS;
+        let columns = columns.join(", ");
+        let these = these(ids);
+        // The rows are locked by the delete in front where that is possible: two redrives at once
+        // must not copy a row twice.
+        let lock = match self.dialect {
+            Dialect::Postgres | Dialect::Mysql => " FOR UPDATE",
+            Dialect::Sqlite => "",
+        };
+        [
+            format!(
+                "INSERT INTO {outbox} ({columns}) SELECT {columns} FROM {parked} WHERE {these} \
+                 ORDER BY id{lock}"
+            ),
+            format!("DELETE FROM {parked} WHERE {these}"),
+        ]
+    }
+
+    /// Deletes parked rows; changes as many rows as there were.
+    #[must_use]
+    pub fn discard(&self, ids: &[RowId]) -> String {
+        format!("DELETE FROM {} WHERE {}", self.table("outbox_parked"), these(ids))
+    }
+
+    /// Whether the lease is still the one of `epoch`.
+    pub(super) fn held(&self, epoch: u64) -> String {
+        format!("EXISTS (SELECT 1 FROM {} h WHERE h.epoch = {epoch})", self.table("outbox_state"))
+    }
+
+    /// The columns of a row as eight values: number, 16 bytes, text, bytes or null, text, bytes,
+    /// number, number.
+    fn row_columns(&self, of: &str) -> String {
+        let columns = ROW_COLUMNS.map(|column| match (self.dialect, column) {
+            (_, "message_id") => self.id_bytes(&format!("{of}{column}")),
+            (Dialect::Sqlite, "message_key" | "body") => format!("CAST({of}{column} AS BLOB)"),
+            _ => format!("{of}{column}"),
+        });
+        columns.join(", ")
+    }
+}
+
+fn these(ids: &[RowId]) -> String {
+    if ids.is_empty() { "1 = 0".to_owned() } else { format!("id IN ({})", list(ids)) }
+}
