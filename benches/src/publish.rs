@@ -185,19 +185,12 @@ impl Load<'_> {
             for event in &events {
                 let number = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
                 let Some(peer) = peers.get_mut(number) else { continue };
-                let mut answered = 0;
-                loop {
-                    let received = clock::now();
-                    let more = peer.receive(|sent_at| {
-                        if received >= from && received < until {
-                            latency.saturating_record(clock::nanos(received - sent_at));
-                        }
-                    })?;
-                    answered += more;
-                    if more == 0 {
-                        break;
+                let received = clock::now();
+                let answered = peer.receive(|sent_at| {
+                    if received >= from && received < until {
+                        latency.saturating_record(clock::nanos(received - sent_at));
                     }
-                }
+                })?;
                 now = clock::now();
                 peer.send(if now < until { answered } else { 0 }, now)?;
             }

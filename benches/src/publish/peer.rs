@@ -20,6 +20,8 @@ const READ: usize = 64 << 10;
 pub(crate) struct Peer {
     pub(crate) stream: TcpStream,
     received: BytesMut,
+    /// Where each read puts its bytes; cleared once, not before every read.
+    scratch: Box<[u8]>,
     outbound: BytesMut,
     batch: Bytes,
     topic: TopicId,
@@ -47,6 +49,7 @@ impl Peer {
         let mut peer = Self {
             stream,
             received: BytesMut::with_capacity(READ),
+            scratch: vec![0; READ].into_boxed_slice(),
             outbound: BytesMut::new(),
             batch,
             topic: TopicId(0),
@@ -87,36 +90,42 @@ impl Peer {
         frame::decode(&mut self.received, limits::FRAME_BYTES_MAX).map_err(io::Error::other)
     }
 
-    fn fill(&mut self) -> io::Result<usize> {
-        let start = self.received.len();
-        self.received.resize(start + READ, 0);
-        let space = self.received.get_mut(start..).unwrap_or_default();
-        let read = self.stream.read(space);
-        self.received.truncate(start + *read.as_ref().unwrap_or(&0));
-        match read {
+    /// Reads once; `true` if there may be more to read.
+    fn fill(&mut self) -> io::Result<bool> {
+        match self.stream.read(&mut self.scratch) {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
-            Ok(count) => Ok(count),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            Ok(count) => {
+                self.received.extend_from_slice(self.scratch.get(..count).unwrap_or_default());
+                Ok(count == self.scratch.len())
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Takes the receipts that have come; each is passed on with the moment it was sent.
+    /// Takes every receipt that has come; each is passed on with the moment it was sent.
+    ///
+    /// A read that does not fill its buffer has emptied the socket, so that a watcher of edges needs
+    /// no second read to be told so.
     pub(crate) fn receive(&mut self, mut received: impl FnMut(Instant)) -> io::Result<usize> {
-        self.fill()?;
         let mut count = 0;
-        while let Some(frame) = self.next_frame()? {
-            let reply = reply(&frame)?;
-            let Reply::Receipt(receipt) = &reply else {
-                return Err(io::Error::other(format!("instead of a receipt: {reply:?}")));
-            };
-            assert!(!receipt.duplicate, "every publish is new");
-            count += 1;
-            if let Some(sent_at) = self.sent_at.pop_front() {
-                received(sent_at);
+        loop {
+            let more = self.fill()?;
+            while let Some(frame) = self.next_frame()? {
+                let reply = reply(&frame)?;
+                let Reply::Receipt(receipt) = &reply else {
+                    return Err(io::Error::other(format!("instead of a receipt: {reply:?}")));
+                };
+                assert!(!receipt.duplicate, "every publish is new");
+                count += 1;
+                if let Some(sent_at) = self.sent_at.pop_front() {
+                    received(sent_at);
+                }
+            }
+            if !more {
+                return Ok(count);
             }
         }
-        Ok(count)
     }
 
     /// Sends `count` more publishes.

@@ -25,14 +25,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
 /// Bytes of the pipe to an in-process client.
 const PIPE_BYTES: usize = 256 << 10;
 /// Connections from the same process that wait to be accepted.
 const PIPES_WAITING: usize = 64;
+
+/// Looks at the sockets before a round.
+const LOOKS_MAX: usize = 8;
+/// Bytes of inputs with which a round begins at once.
+const LOOKS_BYTES_MAX: usize = 64 << 10;
 
 /// A running broker.
 ///
@@ -202,7 +207,9 @@ struct Shard {
 
 impl Shard {
     fn run(self, ready: Ready) -> Exit {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default());
         let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(source) => {
@@ -210,10 +217,10 @@ impl Shard {
                 return give_up(ready, StartError::Io { doing, source });
             }
         };
-        let tasks = LocalSet::new();
-        let exit = tasks.block_on(&runtime, self.serve(ready));
-        drop(tasks);
-        exit
+        // A task of its own, and not the future that the runtime blocks on, which is polled first: so
+        // the core queues behind the connections that a look at the sockets has found ready.
+        let served = runtime.block_on(async { tokio::task::spawn_local(self.serve(ready)).await });
+        served.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     async fn serve(self, ready: Ready) -> Exit {
@@ -342,11 +349,24 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Looks at the sockets without waiting, and again as long as that finds more: what has arrived
+    /// meanwhile joins the group.
+    async fn gather(&self) {
+        for _ in 0..LOOKS_MAX {
+            let before = self.inbox.len();
+            tokio::task::yield_now().await;
+            if self.inbox.len() == before || self.inbox.bytes() >= LOOKS_BYTES_MAX {
+                return;
+            }
+        }
+    }
+
     /// Rounds until the broker is to stop, or the disk fails.
-    async fn until_stopped(mut self, core: &mut Core) -> Result<(), Exit> {
+    async fn until_stopped(self, core: &mut Core) -> Result<(), Exit> {
         let mut timer = std::pin::pin!(sleep_until(Instant::from_std(core.wake_at())));
+        let mut stopping = self.stopping.clone();
         let stop = async move {
-            if self.stopping.wait_for(|stop| *stop).await.is_err() {
+            if stopping.wait_for(|stop| *stop).await.is_err() {
                 tracing::debug!("whoever started the broker has gone");
             }
         };
@@ -358,8 +378,7 @@ impl Run<'_> {
                 () = timer.as_mut() => {}
                 () = &mut stop => return Ok(()),
             }
-            // One look at the sockets, without waiting: what has arrived meanwhile joins the group.
-            tokio::task::yield_now().await;
+            self.gather().await;
             core.round()?;
             if let Some(exit) = self.checkpoints.failure() {
                 return Err(exit);

@@ -26,6 +26,16 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
+    /// How many inputs wait.
+    pub(crate) fn len(&self) -> usize {
+        self.inputs.borrow().len()
+    }
+
+    /// What they keep alive.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
     /// Takes everything, leaving the emptied `into` in its place.
     pub(crate) fn swap(&self, into: &mut Vec<Input>) {
         debug_assert!(into.is_empty(), "inputs of the last round are all handled");
