@@ -1,6 +1,6 @@
 //! MariaDB.
 
-use crate::error::Error;
+use crate::error::{Error, during};
 use crate::process::{Recipe, Server};
 use crate::site::{Account, Backup, Site};
 use crate::{Database, Stop};
@@ -123,9 +123,31 @@ impl MariaDb {
     ///
     /// If the server does not run or refuses.
     pub fn create_database(&self) -> Result<Database, Error> {
-        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let name = format!("test_{}", self.next_number());
         self.sql("mysql", &format!("CREATE DATABASE {name}"))?;
         Ok(Database { url: self.url_of(&name), name })
+    }
+
+    /// Makes a copy of a database beside it, by way of a dump.
+    ///
+    /// # Errors
+    ///
+    /// If the server does not run or refuses.
+    pub fn copy_database(&self, original: &Database) -> Result<Database, Error> {
+        let name = format!("copy_{}", self.next_number());
+        let socket = format!("--socket={}", self.socket().display());
+        let options = ["--no-defaults", &socket, "-u", "root", "--routines", "--triggers"];
+        let arguments = [&options[..], &["--single-transaction", original.name()]].concat();
+        let dump = self.server.account().run("mariadb-dump", &arguments)?;
+        let path = self.server.path("dump.sql");
+        during("write a dump", std::fs::write(&path, dump))?;
+        self.sql("mysql", &format!("CREATE DATABASE {name}"))?;
+        self.sql(&name, &format!("source {}", path.display()))?;
+        Ok(Database { url: self.url_of(&name), name })
+    }
+
+    fn next_number(&self) -> u32 {
+        self.databases.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Runs SQL in a database and gives what it returned: a line for each row, fields separated by

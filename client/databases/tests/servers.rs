@@ -29,6 +29,8 @@ fn postgres_keeps_what_was_committed_through_every_end() {
     postgres.kill().unwrap();
     postgres.restart().unwrap();
     assert_eq!(sql("SELECT sum(n) FROM seen"), "3");
+    let beside = postgres.copy_database(&database).unwrap();
+    assert_eq!(postgres.sql(beside.name(), "SELECT sum(n) FROM seen").unwrap().trim(), "3");
 
     let copy = Postgres::start_from(&backup).unwrap();
     assert_eq!(copy.sql(database.name(), "SELECT count(*) FROM seen").unwrap().trim(), "0");
@@ -56,6 +58,8 @@ fn mariadb_keeps_what_was_committed_through_every_end() {
     mariadb.kill().unwrap();
     mariadb.restart().unwrap();
     assert_eq!(sql("SELECT sum(n) FROM seen"), "3");
+    let beside = mariadb.copy_database(&database).unwrap();
+    assert_eq!(mariadb.sql(beside.name(), "SELECT sum(n) FROM seen").unwrap().trim(), "3");
     mariadb.stop(Stop::Fast).unwrap();
     mariadb.restore(&backup).unwrap();
     mariadb.restart().unwrap();
