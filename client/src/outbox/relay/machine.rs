@@ -1,0 +1,433 @@
+//! The relay as a pure machine: answers of database and broker and the time go in, what to do next
+//! comes out. No clock, no tasks, no randomness, so that the model checker runs this very code.
+//!
+//! From taking the lease to handing over: *describing* the outbox, *acquiring* the lease (or standing
+//! by), *comparing* with what the broker knows, *opening* the producer under the lease's epoch,
+//! *listing* and *loading* the claims of an earlier holder, *working*. Whatever goes wrong with the
+//! database or the lease, it starts over from the beginning under a higher epoch, and what an
+//! earlier try may still do somewhere is refused there by its epoch.
+
+mod fixing;
+mod io;
+mod settings;
+mod taking;
+#[cfg(test)]
+mod tests;
+mod working;
+
+pub(crate) use io::{
+    Action, Answer, BrokerFault, Call, Candidate, DatabaseFault, Draft, End, Input, Note, Producer,
+    Query, Sent,
+};
+pub(crate) use settings::{Doubt, OnPoison, Settings};
+
+#[cfg(any(test, feature = "planted-bugs"))]
+pub(crate) use settings::Mistake;
+
+use super::backoff::Backoff;
+use super::reading::Reading;
+use super::sweep::Sweep;
+use super::time::{Now, Time};
+use super::window::{Flight, Window};
+use crate::outbox::{Claim, RowId, Standing};
+use fixing::Verdict;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One relay. See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Machine {
+    settings: Arc<Settings>,
+    phase: Phase,
+    /// The query without an answer.
+    asked: Option<Asked>,
+    /// Whether this phase's call has been made.
+    is_calling: bool,
+    /// Nothing but work, and what keeps the lease, before then.
+    not_before: Time,
+    backoff: Backoff,
+    /// The lease's epoch, while it may be held.
+    epoch: Option<u64>,
+    /// The highest sequence that the database has as claimed.
+    claimed: u64,
+    /// The highest sequence that the database has as acknowledged.
+    noted: u64,
+    /// When to prolong the lease.
+    renew: Time,
+    /// How often the broker's epoch was found above ours.
+    raises: u32,
+    window: Window,
+    reading: Reading,
+    sweep: Sweep,
+    is_lag_due: bool,
+    /// Rows acknowledged but still in the table.
+    done: Vec<RowId>,
+    /// Every row in `window`, `done`, `bad` and `ready`: not to be claimed again.
+    held: BTreeSet<RowId>,
+    /// Rows to be set aside that are in no claim.
+    bad: Vec<(RowId, String)>,
+    /// Rows of the next claim and their weight.
+    ready: Vec<RowId>,
+    ready_bytes: u64,
+    /// What a claim may weigh; less than the setting if the broker found one too large.
+    bytes_max: u64,
+    closing: Option<Time>,
+    notes: VecDeque<Note>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    Describing,
+    Acquiring {
+        /// The database is a copy, which is to become an outbox of its own.
+        is_copied: bool,
+        /// Somebody else has the lease.
+        is_refused: bool,
+    },
+    Adopting,
+    Comparing,
+    Opening,
+    /// Read the claims, in order to:
+    Listing(Then),
+    /// Remove these claims; their rows stay in the table.
+    Dropping(Vec<u64>, Then),
+    /// The broker's epoch is not below ours although we hold the lease: raise ours above it.
+    Raising {
+        to: u64,
+    },
+    /// Read the rows of claims of an earlier holder, one after another.
+    Loading(VecDeque<Claim>),
+    Working,
+    /// Raise the epoch, so that no copy of a claim that is about to be changed can be taken any more.
+    Fencing(Verdict),
+    /// Hear from the broker what it had taken before.
+    Reopening(Verdict),
+    /// Change the claim.
+    Parking(Verdict),
+    Releasing(End),
+    Ended,
+}
+
+/// What claims are listed or dropped for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Then {
+    /// To go on with them.
+    Resume,
+    /// To drop them and work without them.
+    Work,
+    /// To drop them and raise the epoch.
+    Raise {
+        to: u64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Asked {
+    query: Query,
+    since: Time,
+    /// The machine has started over since; the answer is of no use.
+    is_stale: bool,
+}
+
+impl Machine {
+    /// A relay that has done nothing yet.
+    pub(crate) fn new(settings: Settings) -> Self {
+        let settings = Arc::new(settings);
+        Self {
+            phase: Phase::Describing,
+            asked: None,
+            is_calling: false,
+            not_before: Time(0),
+            backoff: Backoff::default(),
+            epoch: None,
+            claimed: 0,
+            noted: 0,
+            renew: Time(0),
+            raises: 0,
+            window: Window::new(0),
+            reading: Reading::new(&settings),
+            sweep: Sweep::default(),
+            is_lag_due: false,
+            done: Vec::new(),
+            held: BTreeSet::new(),
+            bad: Vec::new(),
+            ready: Vec::new(),
+            ready_bytes: 0,
+            bytes_max: settings.bytes_max,
+            closing: None,
+            notes: VecDeque::new(),
+            settings,
+        }
+    }
+
+    /// Tells it what has happened.
+    pub(crate) fn handle(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Time => {}
+            Input::Wake => self.reading.wake(now.at, &self.settings),
+            Input::Database(answer) => self.on_database(now, answer),
+            Input::Broker(call, answer) => self.on_broker(now, call, answer),
+            Input::Sent { epoch, sequence, outcome } => {
+                if self.epoch == Some(epoch) {
+                    self.on_sent(now, sequence, outcome);
+                }
+            }
+            Input::Shutdown { by } => self.closing = Some(by),
+        }
+    }
+
+    /// The next thing to do now; `None` until something happens or [`Self::deadline`] comes.
+    pub(crate) fn poll(&mut self, now: Now) -> Option<Action> {
+        self.close_if_due(now.at);
+        if let Some(note) = self.notes.pop_front() {
+            return Some(Action::Note(note));
+        }
+        if let Some(send) = self.next_send(now.at) {
+            return Some(send);
+        }
+        if let Some(call) = self.next_call(now.at) {
+            return Some(Action::Call(call));
+        }
+        if self.asked.is_some() {
+            return None;
+        }
+        let query = self.next_query(now.at)?;
+        self.asked = Some(Asked { query: query.clone(), since: now.at, is_stale: false });
+        Some(Action::Query(query))
+    }
+
+    /// When [`Self::poll`] has something to do that nothing else announces.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let end = self.closing;
+        let next = match self.phase {
+            Phase::Ended => return None,
+            Phase::Working => [self.window.deadline(), self.next_work()].into_iter().flatten().min(),
+            Phase::Comparing | Phase::Opening | Phase::Reopening(_) if self.is_calling => None,
+            _ => Some(self.not_before),
+        };
+        let renew = (self.holds_lease() && self.asked.is_none()).then_some(self.renew);
+        let next = if self.asked.is_some() && !matches!(self.phase, Phase::Working) {
+            None
+        } else {
+            next
+        };
+        [next, renew, end].into_iter().flatten().min()
+    }
+
+    /// Whether it has ended; the last note says why.
+    pub(crate) const fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
+    /// Whether this claim may have to be sent or changed yet.
+    pub(crate) fn needs(&self, sequence: u64) -> bool {
+        self.window.get(sequence).is_some()
+    }
+
+    /// Whether nothing is under way and a look at the table after the last word of the bell found
+    /// nothing new.
+    #[cfg(test)]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let is_idle = self.window.len() == 0 && self.done.is_empty() && self.asked.is_none();
+        matches!(self.phase, Phase::Working) && is_idle && self.reading.is_quiet
+    }
+
+    const fn holds_lease(&self) -> bool {
+        match self.phase {
+            Phase::Describing | Phase::Acquiring { .. } | Phase::Releasing(_) | Phase::Ended => false,
+            Phase::Adopting
+            | Phase::Comparing
+            | Phase::Opening
+            | Phase::Listing(_)
+            | Phase::Dropping(..)
+            | Phase::Raising { .. }
+            | Phase::Loading(_)
+            | Phase::Working
+            | Phase::Fencing(_)
+            | Phase::Reopening(_)
+            | Phase::Parking(_) => true,
+        }
+    }
+
+    fn next_send(&mut self, now: Time) -> Option<Action> {
+        let epoch = self.epoch.filter(|_| matches!(self.phase, Phase::Working))?;
+        let sending = self.window.send(now)?;
+        Some(Action::Send { epoch, sending })
+    }
+
+    fn next_call(&mut self, now: Time) -> Option<Call> {
+        let epoch = self.epoch?;
+        let call = match self.phase {
+            Phase::Comparing => Call::Describe { epoch },
+            Phase::Opening | Phase::Reopening(_) => Call::Open { epoch },
+            _ => return None,
+        };
+        if self.is_calling || now < self.not_before {
+            return None;
+        }
+        self.is_calling = true;
+        Some(call)
+    }
+
+    fn next_query(&mut self, now: Time) -> Option<Query> {
+        if self.holds_lease() && self.renew <= now {
+            return self.renewal();
+        }
+        if matches!(self.phase, Phase::Working) {
+            return self.work(now);
+        }
+        if now < self.not_before {
+            return None;
+        }
+        self.step_of_phase()
+    }
+
+    fn step_of_phase(&self) -> Option<Query> {
+        let epoch = self.epoch.unwrap_or_default();
+        Some(match &self.phase {
+            Phase::Describing => Query::Describe,
+            Phase::Acquiring { .. } => Query::Acquire,
+            Phase::Adopting => Query::Adopt { epoch },
+            Phase::Listing(_) => Query::Claims,
+            Phase::Dropping(sequences, _) => self.drop_claims(sequences, epoch),
+            Phase::Raising { to } => Query::RaiseEpoch { from: epoch, to: *to },
+            Phase::Loading(claims) => {
+                let claim = claims.front()?;
+                Query::Load { sequence: claim.sequence, rows: claim.rows.clone() }
+            }
+            Phase::Fencing(_) => Query::RaiseEpoch { from: epoch, to: epoch + 1 },
+            Phase::Parking(verdict) => self.park(verdict, epoch)?,
+            Phase::Releasing(_) => Query::Release { epoch },
+            Phase::Comparing
+            | Phase::Opening
+            | Phase::Reopening(_)
+            | Phase::Working
+            | Phase::Ended => return None,
+        })
+    }
+
+    fn on_database(&mut self, now: Now, answer: Result<Answer, DatabaseFault>) {
+        let Some(asked) = self.asked.take() else { return };
+        if let Phase::Releasing(end) = &self.phase
+            && matches!(asked.query, Query::Release { .. })
+        {
+            // Not released, the lease ends by itself.
+            let end = end.clone();
+            self.ended(end);
+            return;
+        }
+        if asked.is_stale {
+            return;
+        }
+        match answer {
+            Ok(answer) => self.on_answer(now, asked, answer),
+            Err(DatabaseFault::Transient) => {
+                let pause = self.backoff.next(&self.settings, now.random);
+                self.start_over(now.at, pause);
+            }
+            Err(DatabaseFault::NotInstalled) => self.end(End::NotInstalled { found: None }),
+            Err(DatabaseFault::Permanent) => self.end(End::Database),
+        }
+    }
+
+    fn on_answer(&mut self, now: Now, asked: Asked, answer: Answer) {
+        match (asked.query, answer) {
+            (Query::Describe, Answer::Described { schema_version, is_copied }) => {
+                self.on_described(schema_version, is_copied);
+            }
+            (Query::Acquire, Answer::Acquired(standing)) => self.on_acquired(now, standing),
+            (Query::Adopt { .. }, Answer::Done(true)) => self.start_over(now.at, Duration::ZERO),
+            (Query::RaiseEpoch { to, .. }, Answer::Done(true)) => self.on_raised(to),
+            (Query::Claims, Answer::Claims(claims)) => self.on_claims(now, claims),
+            (Query::Load { sequence, rows }, Answer::Loaded { digest, bytes }) => {
+                self.on_loaded(now, Flight { sequence, rows, bytes }, digest);
+            }
+            (Query::Park { rows, claims, .. }, Answer::Done(true)) => {
+                self.on_parked(now, rows, claims);
+            }
+            (Query::Step { acked, done, claim, .. }, Answer::Done(true)) => {
+                self.on_stepped(now.at, acked, &done, claim);
+            }
+            (Query::Scan { rows_max, .. }, Answer::Scanned(rows)) => {
+                self.on_scanned(now.at, rows_max, rows);
+            }
+            (Query::Sweep { through, limit, .. }, Answer::Swept(ids)) => {
+                let took = now.at.since(asked.since);
+                self.on_swept(now.at, took, (through, limit), &ids);
+            }
+            (Query::Lag, Answer::Lag) => self.is_lag_due = false,
+            // The epoch is another one: somebody else has taken the lease.
+            (_, Answer::Done(false)) => self.start_over(now.at, Duration::ZERO),
+            (query, answer) => debug_assert!(false, "{answer:?} does not answer {query:?}"),
+        }
+    }
+
+    /// Forgets everything that is not in the database, and takes the lease again.
+    fn start_over(&mut self, now: Time, pause: Duration) {
+        if self.holds_lease() {
+            self.notes.push_back(Note::Inactive);
+        }
+        self.phase = Phase::Describing;
+        self.not_before = now.after(pause);
+        self.is_calling = false;
+        if let Some(asked) = &mut self.asked {
+            asked.is_stale = true;
+        }
+        self.forget_rows();
+        self.window = Window::new(0);
+        self.done.clear();
+        self.held.clear();
+    }
+
+    /// Reads the table from its beginning again.
+    fn forget_rows(&mut self) {
+        let waiting = self.ready.drain(..).chain(self.bad.drain(..).map(|(row, _)| row));
+        for row in waiting {
+            self.held.remove(&row);
+        }
+        self.ready_bytes = 0;
+        self.reading = Reading::new(&self.settings);
+    }
+
+    /// Ends, with the lease given back if it is held.
+    fn end(&mut self, end: End) {
+        match self.phase {
+            Phase::Ended | Phase::Releasing(_) => {}
+            _ if self.epoch.is_some() => {
+                if let Some(asked) = &mut self.asked {
+                    asked.is_stale = true;
+                }
+                self.not_before = Time(0);
+                self.phase = Phase::Releasing(end);
+            }
+            _ => self.ended(end),
+        }
+    }
+
+    fn ended(&mut self, end: End) {
+        self.phase = Phase::Ended;
+        self.notes.push_back(Note::Ended(end));
+    }
+
+    fn close_if_due(&mut self, now: Time) {
+        let Some(by) = self.closing else { return };
+        let is_done = match self.phase {
+            // A transaction under way is waited for, so that the lease is given back after it.
+            Phase::Working => {
+                self.window.len() == 0 && self.done.is_empty() && self.asked.is_none()
+            }
+            Phase::Releasing(_) | Phase::Ended => false,
+            _ => self.asked.is_none(),
+        };
+        if is_done || by <= now {
+            self.closing = None;
+            self.end(End::Shutdown);
+        }
+    }
+
+    #[cfg(any(test, feature = "planted-bugs"))]
+    fn makes(&self, mistake: Mistake) -> bool {
+        self.settings.mistake == Some(mistake)
+    }
+}

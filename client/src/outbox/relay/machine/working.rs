@@ -1,0 +1,214 @@
+//! Reading rows, claiming them, noting what the broker has, and what keeps all that going.
+
+use super::{
+    Candidate, Draft, End, Flight, Machine, Note, Now, OnPoison, Phase, Query, Sent, Time, Verdict,
+};
+use crate::outbox::RowId;
+use std::time::Duration;
+
+impl Machine {
+    /// The next query of a relay at work.
+    pub(super) fn work(&mut self, now: Time) -> Option<Query> {
+        let epoch = self.epoch?;
+        if !self.bad.is_empty() {
+            let rows = std::mem::take(&mut self.bad);
+            return Some(Query::Park { epoch, rows, claims: Vec::new() });
+        }
+        if !self.ready.is_empty() || self.is_flush_due() {
+            return self.renewal();
+        }
+        if self.closing.is_some() {
+            return None;
+        }
+        if let Some(from) = self.sweep.next(now).filter(|_| self.reading.gaps.room() > 0) {
+            let (through, limit) = (self.reading.seen, self.settings.sweep_rows);
+            return Some(Query::Sweep { from, through, limit });
+        }
+        if self.window.len() < self.settings.depth && self.reading.due <= now {
+            return Some(self.scan(now));
+        }
+        self.is_lag_due.then_some(Query::Lag)
+    }
+
+    /// When [`Self::work`] has something to do that no answer will bring about.
+    pub(super) fn next_work(&self) -> Option<Time> {
+        if self.asked.is_some() || self.closing.is_some() {
+            return None;
+        }
+        let has_room = self.window.len() < self.settings.depth;
+        let look = has_room.then_some(self.reading.due);
+        let sweep = (self.reading.gaps.room() > 0).then_some(self.sweep.due());
+        [look, sweep].into_iter().flatten().min()
+    }
+
+    /// Acknowledgements ride in the next claim's transaction; one of their own follows if the table
+    /// has nothing to claim.
+    const fn is_flush_due(&self) -> bool {
+        !self.done.is_empty() && (self.reading.is_quiet || self.closing.is_some())
+    }
+
+    /// Prolongs the lease, with whatever there is to be noted and claimed.
+    pub(super) fn renewal(&mut self) -> Option<Query> {
+        let epoch = self.epoch?;
+        if !matches!(self.phase, Phase::Working) {
+            return Some(Query::Step { epoch, acked: self.noted, done: Vec::new(), claim: None });
+        }
+        let claim = (!self.ready.is_empty() && self.window.len() < self.settings.depth).then(|| {
+            let rows = std::mem::take(&mut self.ready);
+            Draft { sequence: self.next_sequence(&rows), rows, bytes: self.ready_bytes }
+        });
+        let done = std::mem::take(&mut self.done);
+        Some(Query::Step { epoch, acked: self.window.last(), done, claim })
+    }
+
+    #[cfg(any(test, feature = "planted-bugs"))]
+    fn next_sequence(&self, rows: &[RowId]) -> u64 {
+        let highest = rows.last().map_or(0, |row| row.0);
+        let is_wrong = self.makes(super::Mistake::RowIdAsSequence);
+        if is_wrong { highest } else { self.claimed + 1 }
+    }
+
+    #[cfg(not(any(test, feature = "planted-bugs")))]
+    const fn next_sequence(&self, _rows: &[RowId]) -> u64 {
+        self.claimed + 1
+    }
+
+    fn scan(&mut self, now: Time) -> Query {
+        self.reading.gaps.expire(now);
+        Query::Scan {
+            gaps: self.reading.gaps.ranges(),
+            after: self.reading.seen,
+            rows_max: self.reading.rows(),
+            bytes_max: self.bytes_max,
+        }
+    }
+
+    pub(super) fn on_scanned(&mut self, now: Time, asked: u32, found: Vec<Candidate>) {
+        self.backoff.reset();
+        let mut is_cut = found.len() >= usize::try_from(asked).unwrap_or(usize::MAX);
+        let mut taken = Vec::new();
+        self.ready_bytes = 0;
+        for row in found {
+            if self.held.contains(&row.id) {
+                taken.push(row.id);
+                continue;
+            }
+            let bytes = self.ready_bytes.saturating_add(row.bytes);
+            if row.fault.is_none() && !self.ready.is_empty() && bytes > self.bytes_max {
+                is_cut = true;
+                break;
+            }
+            taken.push(row.id);
+            self.held.insert(row.id);
+            match row.fault {
+                Some(reason) => self.bad.push((row.id, reason)),
+                None => {
+                    self.ready_bytes = bytes;
+                    self.ready.push(row.id);
+                }
+            }
+        }
+        let count = taken.len();
+        self.reading.take(taken.into_iter(), now, self.settings.gap_life);
+        self.reading.plan(count, is_cut, now, &self.settings);
+        self.forget_gaps_by_mistake();
+        if let Some((row, reason)) = self.bad.first().cloned()
+            && self.settings.on_poison == OnPoison::Halt
+        {
+            self.end(End::Poison { row, reason });
+        }
+    }
+
+    #[cfg(any(test, feature = "planted-bugs"))]
+    fn forget_gaps_by_mistake(&mut self) {
+        if self.makes(super::Mistake::CursorWithoutGaps) {
+            self.reading.gaps.clear();
+        }
+    }
+
+    #[cfg(not(any(test, feature = "planted-bugs")))]
+    #[expect(clippy::unused_self, reason = "the mistake that tests plant needs it")]
+    const fn forget_gaps_by_mistake(&self) {}
+
+    pub(super) fn on_stepped(
+        &mut self,
+        now: Time,
+        acked: u64,
+        done: &[RowId],
+        claim: Option<Draft>,
+    ) {
+        self.noted = acked;
+        self.renew = now.after(self.settings.lease / 3);
+        for row in done {
+            self.held.remove(row);
+        }
+        if let Some(Draft { sequence, rows, bytes }) = claim {
+            self.claimed = sequence;
+            self.window.push(Flight { sequence, rows, bytes });
+        }
+    }
+
+    pub(super) fn on_swept(
+        &mut self,
+        now: Time,
+        took: Duration,
+        (through, limit): (RowId, u32),
+        ids: &[RowId],
+    ) {
+        let is_left = |id: &&RowId| !self.held.contains(id) && !self.reading.gaps.contains(**id);
+        let left: Vec<RowId> = ids.iter().filter(is_left).copied().collect();
+        let overflow = self.reading.reopen(&left, now, self.settings.gap_life);
+        let is_full = ids.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+        let last = ids.last().filter(|last| is_full && **last < through);
+        let next = overflow.or_else(|| last.map(|last| RowId(last.0 + 1)));
+        self.is_lag_due |= next.is_none();
+        self.sweep.looked(took, next, now, &self.settings);
+    }
+
+    pub(super) fn on_sent(&mut self, now: Now, sequence: u64, outcome: Sent) {
+        if self.window.get(sequence).is_none() {
+            return;
+        }
+        let is_working = matches!(self.phase, Phase::Working);
+        match outcome {
+            Sent::Accepted => self.on_accepted(sequence),
+            _ if !is_working => {}
+            Sent::Retry(after) => {
+                let pause = self.backoff.next(&self.settings, now.random);
+                self.window.refuse(sequence, now.at.after(after.unwrap_or(pause)));
+            }
+            // With everything before it taken, the broker has another history than we think.
+            Sent::OutOfSequence if self.window.is_first(sequence) => {
+                let pause = self.backoff.next(&self.settings, now.random);
+                self.start_over(now.at, pause);
+            }
+            Sent::OutOfSequence => self.window.refuse(sequence, now.at),
+            Sent::Fenced => self.start_over(now.at, Duration::ZERO),
+            Sent::UnknownProducer => {
+                let pause = self.backoff.next(&self.settings, now.random);
+                self.start_over(now.at, pause);
+            }
+            Sent::Reused => self.end(End::Reused { sequence }),
+            Sent::Poison { rows, reason } => {
+                self.on_refused(now, Verdict::Poison { sequence, rows, reason });
+            }
+            Sent::TooLarge { reason } => {
+                self.on_refused(now, Verdict::TooLarge { sequence, reason });
+            }
+            Sent::Closed => self.end(End::ClientClosed),
+        }
+    }
+
+    fn on_accepted(&mut self, sequence: u64) {
+        self.backoff.reset();
+        let finished = self.window.accept(sequence);
+        self.finish(finished);
+    }
+
+    pub(super) fn finish(&mut self, finished: Vec<Flight>) {
+        for Flight { sequence, rows, .. } in finished {
+            self.notes.push_back(Note::HandedOver { sequence, rows: rows.len() });
+            self.done.extend(rows);
+        }
+    }
+}
