@@ -1,13 +1,16 @@
 //! The transactional outbox: a message is a row in the sender's own database, committed or rolled
 //! back with the business data; a relay hands it to the broker exactly once.
 
+mod encode;
 pub mod headers;
 mod new_row;
+mod relay;
 mod row;
 pub mod sql;
 mod store;
 
 pub use new_row::{EnqueueError, NewRow};
+pub use relay::{OnPoison, Relay, RelayError, RelayErrorKind, RelayHandle, RelayState, RelayStats};
 pub use row::{Row, RowId};
 pub use store::{
     Claim, Description, Lag, OutboxId, Park, Parked, RowRange, Standing, Step, Store, StoreError,

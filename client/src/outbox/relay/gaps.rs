@@ -78,6 +78,7 @@ impl Gaps {
     }
 
     /// Forgets all.
+    #[cfg(any(test, feature = "planted-bugs"))]
     pub(crate) fn clear(&mut self) {
         self.ranges.clear();
     }

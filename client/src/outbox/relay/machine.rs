@@ -11,15 +11,14 @@ mod fixing;
 mod io;
 mod settings;
 mod taking;
-#[cfg(test)]
-mod tests;
 mod working;
 
 pub(crate) use io::{
     Action, Answer, BrokerFault, Call, Candidate, DatabaseFault, Draft, End, Input, Note, Producer,
     Query, Sent,
 };
-pub(crate) use settings::{Doubt, OnPoison, Settings};
+pub use settings::OnPoison;
+pub(crate) use settings::{Doubt, Settings};
 
 #[cfg(any(test, feature = "planted-bugs"))]
 pub(crate) use settings::Mistake;
@@ -117,9 +116,7 @@ enum Then {
     /// To drop them and work without them.
     Work,
     /// To drop them and raise the epoch.
-    Raise {
-        to: u64,
-    },
+    Raise { to: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -199,25 +196,27 @@ impl Machine {
 
     /// When [`Self::poll`] has something to do that nothing else announces.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let end = self.closing;
-        let next = match self.phase {
+        let is_asking = self.asked.is_some();
+        let is_waiting = if self.calls() { self.is_calling } else { is_asking };
+        let (next, work) = match self.phase {
+            Phase::Working => (self.window.deadline(), self.next_work()),
             Phase::Ended => return None,
-            Phase::Working => [self.window.deadline(), self.next_work()].into_iter().flatten().min(),
-            Phase::Comparing | Phase::Opening | Phase::Reopening(_) if self.is_calling => None,
-            _ => Some(self.not_before),
+            Phase::Describing
+            | Phase::Acquiring { .. }
+            | Phase::Adopting
+            | Phase::Comparing
+            | Phase::Opening
+            | Phase::Listing(_)
+            | Phase::Dropping(..)
+            | Phase::Raising { .. }
+            | Phase::Loading(_)
+            | Phase::Fencing(_)
+            | Phase::Reopening(_)
+            | Phase::Parking(_)
+            | Phase::Releasing(_) => ((!is_waiting).then_some(self.not_before), None),
         };
-        let renew = (self.holds_lease() && self.asked.is_none()).then_some(self.renew);
-        let next = if self.asked.is_some() && !matches!(self.phase, Phase::Working) {
-            None
-        } else {
-            next
-        };
-        [next, renew, end].into_iter().flatten().min()
-    }
-
-    /// Whether it has ended; the last note says why.
-    pub(crate) const fn is_ended(&self) -> bool {
-        matches!(self.phase, Phase::Ended)
+        let renew = (self.holds_lease() && !is_asking).then_some(self.renew);
+        [next, work, renew, self.closing].into_iter().flatten().min()
     }
 
     /// Whether this claim may have to be sent or changed yet.
@@ -225,17 +224,11 @@ impl Machine {
         self.window.get(sequence).is_some()
     }
 
-    /// Whether nothing is under way and a look at the table after the last word of the bell found
-    /// nothing new.
-    #[cfg(test)]
-    pub(crate) fn is_at_rest(&self) -> bool {
-        let is_idle = self.window.len() == 0 && self.done.is_empty() && self.asked.is_none();
-        matches!(self.phase, Phase::Working) && is_idle && self.reading.is_quiet
-    }
-
     const fn holds_lease(&self) -> bool {
         match self.phase {
-            Phase::Describing | Phase::Acquiring { .. } | Phase::Releasing(_) | Phase::Ended => false,
+            Phase::Describing | Phase::Acquiring { .. } | Phase::Releasing(_) | Phase::Ended => {
+                false
+            }
             Phase::Adopting
             | Phase::Comparing
             | Phase::Opening
@@ -256,13 +249,20 @@ impl Machine {
         Some(Action::Send { epoch, sending })
     }
 
+    /// Whether this phase asks the broker.
+    const fn calls(&self) -> bool {
+        matches!(self.phase, Phase::Comparing | Phase::Opening | Phase::Reopening(_))
+    }
+
+    /// The call that this phase makes.
+    fn expected_call(&self) -> Option<Call> {
+        let epoch = self.epoch.filter(|_| self.calls())?;
+        let compares = matches!(self.phase, Phase::Comparing);
+        Some(if compares { Call::Describe { epoch } } else { Call::Open { epoch } })
+    }
+
     fn next_call(&mut self, now: Time) -> Option<Call> {
-        let epoch = self.epoch?;
-        let call = match self.phase {
-            Phase::Comparing => Call::Describe { epoch },
-            Phase::Opening | Phase::Reopening(_) => Call::Open { epoch },
-            _ => return None,
-        };
+        let call = self.expected_call()?;
         if self.is_calling || now < self.not_before {
             return None;
         }
@@ -392,17 +392,18 @@ impl Machine {
 
     /// Ends, with the lease given back if it is held.
     fn end(&mut self, end: End) {
-        match self.phase {
-            Phase::Ended | Phase::Releasing(_) => {}
-            _ if self.epoch.is_some() => {
-                if let Some(asked) = &mut self.asked {
-                    asked.is_stale = true;
-                }
-                self.not_before = Time(0);
-                self.phase = Phase::Releasing(end);
-            }
-            _ => self.ended(end),
+        if matches!(self.phase, Phase::Ended | Phase::Releasing(_)) {
+            return;
         }
+        if self.epoch.is_none() {
+            self.ended(end);
+            return;
+        }
+        if let Some(asked) = &mut self.asked {
+            asked.is_stale = true;
+        }
+        self.not_before = Time(0);
+        self.phase = Phase::Releasing(end);
     }
 
     fn ended(&mut self, end: End) {
@@ -412,15 +413,10 @@ impl Machine {
 
     fn close_if_due(&mut self, now: Time) {
         let Some(by) = self.closing else { return };
-        let is_done = match self.phase {
-            // A transaction under way is waited for, so that the lease is given back after it.
-            Phase::Working => {
-                self.window.len() == 0 && self.done.is_empty() && self.asked.is_none()
-            }
-            Phase::Releasing(_) | Phase::Ended => false,
-            _ => self.asked.is_none(),
-        };
-        if is_done || by <= now {
+        let is_working = matches!(self.phase, Phase::Working);
+        let is_idle = !is_working || self.window.len() == 0 && self.done.is_empty();
+        // A transaction under way is waited for, so that the lease is given back after it.
+        if is_idle && self.asked.is_none() || by <= now {
             self.closing = None;
             self.end(End::Shutdown);
         }

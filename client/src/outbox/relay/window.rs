@@ -67,6 +67,11 @@ impl Window {
         self.flights.len()
     }
 
+    /// The rows of those under way.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &RowId> {
+        self.flights.iter().flat_map(|(flight, _)| &flight.rows)
+    }
+
     /// The sequences of those under way.
     pub(crate) fn sequences(&self) -> impl Iterator<Item = u64> {
         self.flights.iter().map(|(flight, _)| flight.sequence)
@@ -147,10 +152,10 @@ impl Window {
     }
 
     /// Changes the rows of one, or removes it if none are left.
-    pub(crate) fn rewrite(&mut self, sequence: u64, rows: Vec<RowId>) {
+    pub(crate) fn rewrite(&mut self, sequence: u64, rows: &[RowId]) {
         self.flights.retain_mut(|(flight, _)| {
             if flight.sequence == sequence {
-                flight.rows.clone_from(&rows);
+                flight.rows = rows.to_vec();
             }
             !flight.rows.is_empty()
         });
@@ -212,7 +217,7 @@ mod tests {
     fn claim_without_rows_leaves_the_chain() {
         let mut window = window(0, &[1, 2]);
 
-        window.rewrite(1, Vec::new());
+        window.rewrite(1, &[]);
 
         assert_eq!(window.send(Time(0)), Some(sending(2, 0)));
     }

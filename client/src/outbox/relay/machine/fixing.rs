@@ -108,16 +108,14 @@ impl Machine {
         if !rows.is_empty() {
             self.notes.push_back(Note::Parked { rows });
         }
-        match self.phase {
-            Phase::Dropping(_, then) => self.on_dropped(now, then),
-            Phase::Parking(_) => {
-                for Draft { sequence, rows, .. } in claims {
-                    self.window.rewrite(sequence, rows);
-                }
-                self.phase = Phase::Working;
-                self.resend_by_mistake();
+        if let Phase::Dropping(_, then) = self.phase {
+            self.on_dropped(now, then);
+        } else if matches!(self.phase, Phase::Parking(_)) {
+            for Draft { sequence, rows, .. } in claims {
+                self.window.rewrite(sequence, &rows);
             }
-            _ => {}
+            self.phase = Phase::Working;
+            self.resend_by_mistake();
         }
     }
 

@@ -94,14 +94,6 @@ pub(crate) enum Call {
     },
 }
 
-impl Call {
-    pub(crate) const fn epoch(self) -> u64 {
-        match self {
-            Self::Describe { epoch } | Self::Open { epoch } => epoch,
-        }
-    }
-}
-
 /// What happens to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Input {

@@ -57,12 +57,7 @@ impl Machine {
         call: Call,
         answer: Result<Producer, BrokerFault>,
     ) {
-        let expected = match self.phase {
-            Phase::Comparing => matches!(call, Call::Describe { .. }),
-            Phase::Opening | Phase::Reopening(_) => matches!(call, Call::Open { .. }),
-            _ => false,
-        };
-        if !expected || !self.is_calling || self.epoch != Some(call.epoch()) {
+        if !self.is_calling || self.expected_call() != Some(call) {
             return;
         }
         self.is_calling = false;
@@ -89,14 +84,13 @@ impl Machine {
             self.end(End::BrokerRestored { acked: self.noted, last });
             return;
         }
-        match &self.phase {
-            Phase::Comparing => self.on_compared(broker_epoch),
-            Phase::Opening => self.on_opened(last),
-            Phase::Reopening(verdict) => {
-                let verdict = verdict.clone();
-                self.on_reopened(now, verdict, last);
-            }
-            _ => {}
+        if matches!(self.phase, Phase::Comparing) {
+            self.on_compared(broker_epoch);
+        } else if let Phase::Reopening(verdict) = &self.phase {
+            let verdict = verdict.clone();
+            self.on_reopened(now, verdict, last);
+        } else {
+            self.on_opened(last);
         }
     }
 
@@ -119,13 +113,11 @@ impl Machine {
     pub(super) fn on_raised(&mut self, to: u64) {
         self.epoch = Some(to);
         self.is_calling = false;
-        match &self.phase {
-            Phase::Raising { .. } => {
-                self.raises += 1;
-                self.phase = Phase::Opening;
-            }
-            Phase::Fencing(verdict) => self.phase = Phase::Reopening(verdict.clone()),
-            _ => {}
+        if let Phase::Fencing(verdict) = &self.phase {
+            self.phase = Phase::Reopening(verdict.clone());
+        } else {
+            self.raises += 1;
+            self.phase = Phase::Opening;
         }
     }
 
@@ -188,11 +180,8 @@ impl Machine {
 
     /// Removes claims and reads their rows again, in the order of the table.
     pub(super) fn drop_all(&mut self, now: Now, sequences: Vec<u64>, then: Then) {
-        for flight in self.window.sequences().collect::<Vec<_>>() {
-            let rows = self.window.get(flight).map(|it| it.rows.clone()).unwrap_or_default();
-            rows.iter().for_each(|row| {
-                self.held.remove(row);
-            });
+        for row in self.window.rows() {
+            self.held.remove(row);
         }
         self.window = Window::new(self.window.last());
         self.forget_rows();

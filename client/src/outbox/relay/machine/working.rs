@@ -53,10 +53,11 @@ impl Machine {
         if !matches!(self.phase, Phase::Working) {
             return Some(Query::Step { epoch, acked: self.noted, done: Vec::new(), claim: None });
         }
-        let claim = (!self.ready.is_empty() && self.window.len() < self.settings.depth).then(|| {
-            let rows = std::mem::take(&mut self.ready);
-            Draft { sequence: self.next_sequence(&rows), rows, bytes: self.ready_bytes }
-        });
+        let claim =
+            (!self.ready.is_empty() && self.window.len() < self.settings.depth).then(|| {
+                let rows = std::mem::take(&mut self.ready);
+                Draft { sequence: self.next_sequence(&rows), rows, bytes: self.ready_bytes }
+            });
         let done = std::mem::take(&mut self.done);
         Some(Query::Step { epoch, acked: self.window.last(), done, claim })
     }

@@ -1,0 +1,179 @@
+//! The machine's queries as calls of the store.
+
+use super::machine::{Answer, Candidate, DatabaseFault, Draft, Query};
+use crate::failpoint::failpoint;
+use crate::outbox::encode::{self, Encoded};
+use crate::outbox::{
+    Claim, Description, Lag, Park, Row, RowId, Step, Store, StoreError, StoreErrorKind,
+};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A claim's rows, and what they are at the broker.
+#[derive(Clone, Debug)]
+pub(super) struct Commit {
+    pub(super) rows: Vec<Row>,
+    pub(super) encoded: Encoded,
+}
+
+/// A query with everything it needs.
+pub(super) struct Job {
+    pub(super) query: Query,
+    pub(super) owner: String,
+    pub(super) lease: Duration,
+    /// The claims that it records, encoded.
+    pub(super) claims: BTreeMap<u64, Commit>,
+}
+
+/// What came of it.
+pub(super) struct Report {
+    pub(super) answer: Result<Answer, DatabaseFault>,
+    pub(super) error: Option<StoreError>,
+    pub(super) found: Found,
+    /// The claims that were recorded.
+    pub(super) claims: BTreeMap<u64, Commit>,
+}
+
+/// What the machine does not need to know.
+pub(super) enum Found {
+    Nothing,
+    Description(Description),
+    Rows(Vec<Row>),
+    Lag(Lag),
+}
+
+impl Job {
+    /// Carries it out.
+    pub(super) async fn run<S: Store>(mut self, store: &mut S) -> Report {
+        let result = self.ask(store).await;
+        let claims = self.claims;
+        match result {
+            Ok((answer, found)) => Report { answer: Ok(answer), error: None, found, claims },
+            Err(error) => {
+                let fault = match error.kind() {
+                    StoreErrorKind::Transient => DatabaseFault::Transient,
+                    StoreErrorKind::NotInstalled => DatabaseFault::NotInstalled,
+                    StoreErrorKind::Permanent => DatabaseFault::Permanent,
+                };
+                let found = Found::Nothing;
+                Report { answer: Err(fault), error: Some(error), found, claims }
+            }
+        }
+    }
+
+    async fn ask<S: Store>(&mut self, store: &mut S) -> Result<(Answer, Found), StoreError> {
+        let answer = match &self.query {
+            Query::Describe => return describe(store).await,
+            Query::Scan { gaps, after, rows_max, bytes_max } => {
+                let rows = store.scan(gaps, *after, *rows_max, *bytes_max).await?;
+                return Ok(scanned(rows));
+            }
+            Query::Lag => return Ok((Answer::Lag, Found::Lag(store.lag().await?))),
+            Query::Load { sequence, rows } => {
+                let (sequence, rows) = (*sequence, store.rows(rows).await?);
+                self.load(sequence, rows)
+            }
+            Query::Acquire => Answer::Acquired(store.acquire(&self.owner, self.lease).await?),
+            Query::RaiseEpoch { from, to } => Answer::Done(store.raise_epoch(*from, *to).await?),
+            Query::Adopt { epoch } => Answer::Done(store.adopt(*epoch).await?),
+            Query::Claims => Answer::Claims(store.claims().await?),
+            Query::Sweep { from, through, limit } => {
+                Answer::Swept(store.sweep(*from, *through, *limit).await?)
+            }
+            Query::Step { epoch, acked, done, claim } => {
+                let step = Step {
+                    epoch: *epoch,
+                    lease: self.lease,
+                    acked: *acked,
+                    done: done.clone(),
+                    claim: claim.as_ref().map(|draft| self.claim(draft)),
+                };
+                Answer::Done(run_step(store, &step).await?)
+            }
+            Query::Park { epoch, rows, claims } => {
+                let claims = claims.iter().map(|draft| self.claim(draft)).collect();
+                let park = Park { epoch: *epoch, rows: rows.clone(), claims };
+                let is_done = store.park(&park).await?;
+                if !rows.is_empty() {
+                    failpoint("relay.after-park");
+                }
+                Answer::Done(is_done)
+            }
+            Query::Release { epoch } => {
+                store.release(*epoch).await?;
+                Answer::Released
+            }
+        };
+        Ok((answer, Found::Nothing))
+    }
+
+    fn claim(&self, draft: &Draft) -> Claim {
+        let digest = self.claims.get(&draft.sequence).map_or(0, |it| it.encoded.digest);
+        Claim { sequence: draft.sequence, rows: draft.rows.clone(), digest }
+    }
+
+    fn load(&mut self, sequence: u64, rows: Vec<Row>) -> Answer {
+        let Query::Load { rows: ids, .. } = &self.query else {
+            return Answer::Loaded { digest: None, bytes: 0 };
+        };
+        let is_whole = rows.iter().map(|row| row.id).eq(ids.iter().copied());
+        let encoded = if is_whole { encode::encode(&rows).ok() } else { None };
+        let digest = encoded.as_ref().map(|encoded| encoded.digest);
+        let bytes = rows.iter().map(encode::weight).sum();
+        if let Some(encoded) = encoded {
+            self.claims.insert(sequence, Commit { rows, encoded });
+        }
+        Answer::Loaded { digest, bytes }
+    }
+}
+
+async fn describe<S: Store>(store: &mut S) -> Result<(Answer, Found), StoreError> {
+    let found = store.describe().await?;
+    let knows = !found.belongs_to.is_empty() && !found.found_in.is_empty();
+    let is_copied = knows && found.belongs_to != found.found_in;
+    let schema_version = found.schema_version;
+    Ok((Answer::Described { schema_version, is_copied }, Found::Description(found)))
+}
+
+fn scanned(rows: Vec<Row>) -> (Answer, Found) {
+    if !rows.is_empty() {
+        failpoint("relay.after-scan");
+    }
+    let candidate =
+        |row: &Row| Candidate { id: row.id, bytes: encode::weight(row), fault: encode::fault(row) };
+    (Answer::Scanned(rows.iter().map(candidate).collect()), Found::Rows(rows))
+}
+
+async fn run_step<S: Store>(store: &mut S, step: &Step) -> Result<bool, StoreError> {
+    if step.claim.is_some() {
+        failpoint("relay.before-claim-commit");
+    }
+    if !step.done.is_empty() {
+        failpoint("relay.before-delete-commit");
+    }
+    let is_done = store.step(step).await?;
+    if step.claim.is_some() {
+        failpoint("relay.after-claim-commit");
+    }
+    if !step.done.is_empty() {
+        failpoint("relay.after-delete-commit");
+    }
+    Ok(is_done)
+}
+
+/// The rows of a claim, out of those that were read, which ascend.
+///
+/// # Errors
+///
+/// [`StoreError`], permanent, if one of them is not there or cannot be sent: the machine was told
+/// that it can.
+pub(super) fn commit(ids: &[RowId], rows: &[Row]) -> Result<Commit, StoreError> {
+    let place = |id: &RowId| rows.binary_search_by_key(id, |row| row.id).ok();
+    let find = |id: &RowId| place(id).and_then(|at| rows.get(at)).cloned();
+    let permanent = |text: String| StoreError::new(StoreErrorKind::Permanent, text);
+    let found: Option<Vec<Row>> = ids.iter().map(find).collect();
+    let rows = found.ok_or_else(|| permanent("rows of a claim are not at hand".to_owned()))?;
+    let encoded = encode::encode(&rows)
+        .map_err(|bad| permanent(format!("row {} does not encode: {}", bad.row.0, bad.reason)))?;
+    Ok(Commit { rows, encoded })
+}
