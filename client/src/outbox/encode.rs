@@ -185,7 +185,7 @@ mod tests {
 
         let encoded = encode(&rows).unwrap();
 
-        assert_eq!(encoded, encode(&rows.clone()).unwrap());
+        assert_eq!(encoded, encode(&rows).unwrap());
         assert_eq!(encoded.digest, 4_199_786_196);
         let swapped = encode(&[row(1, "audit"), row(2, "orders")]).unwrap();
         assert_ne!(encoded.digest, swapped.digest);
