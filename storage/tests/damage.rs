@@ -615,7 +615,7 @@ fn both_slots_of_another_version_are_refused_and_nothing_is_touched() {
         let Ok(manifest) = Manifest::decode(&bytes) else { continue };
         let mut encoded = Vec::new();
         manifest.encode(&mut encoded);
-        encoded[8] = 2;
+        encoded[8] += 1;
         encoded[12..16].fill(0);
         let crc = crc32fast::hash(&encoded);
         encoded[12..16].copy_from_slice(&crc.to_le_bytes());

@@ -166,11 +166,13 @@ fn structures_have_the_fields_of_the_source() {
     let sources = [
         ("Sender", EVENT),
         ("OffsetRun", EVENT),
+        ("Placed", EVENT),
         ("LastIds", include_str!("../../broker/engine/src/state.rs")),
         ("Milestone", include_str!("../../broker/engine/src/state/milestone.rs")),
         ("Failure", include_str!("../../broker/engine/src/state/subscription.rs")),
         ("Rejection", include_str!("../../broker/engine/src/state/subscription.rs")),
         ("Accepted", include_str!("../../broker/engine/src/state/producer.rs")),
+        ("AcceptedCommit", include_str!("../../broker/engine/src/state/producer.rs")),
     ];
     let wanted: Vec<String> = sources
         .iter()
@@ -195,8 +197,15 @@ fn state_has_the_parts_of_the_source() {
         assert_eq!(found, wanted, "fields of {}", row[0]);
     }
     let producer = include_str!("../../broker/engine/src/state/producer.rs");
-    let recent = format!("at most {} `Accepted`", constant(producer, "RECENT_MAX"));
+    let recent = format!("at most {} `Kept`", constant(producer, "RECENT_MAX"));
     assert!(PAGE.contains(&recent), "a producer keeps {recent}");
+    let places = format!("more than {}, but", constant(producer, "RECENT_PLACES_MAX"));
+    assert!(PAGE.contains(&places), "a producer keeps results with no {places}");
+    let kept = between(producer, "pub enum Kept {", "\n    }");
+    let variants = kept.lines().filter_map(|line| line.trim().split_once(" = "));
+    let variants: Vec<(&str, &str)> = variants.collect();
+    let wanted = [("Publish(Accepted)", "1,"), ("Commit(AcceptedCommit)", "2,")];
+    assert_eq!(variants, wanted, "what the page says of `Kept`");
     let parts = STATE_CODEC.matches("    fn encode(&self").count()
         + STATE_CODEC.matches("    pub fn encode(&self").count();
     assert_eq!(table("## The state in a checkpoint").len(), parts);

@@ -11,6 +11,8 @@ pub(crate) enum Bug {
     ReuseOffset,
     /// `lose-prev-check`: a gap in a producer's sequence is accepted.
     LosePrevCheck,
+    /// `split-commit`: a commit is two frames, its publishes and the rest.
+    SplitCommit,
 }
 
 /// Whether `bug` is planted in this process.
@@ -27,6 +29,7 @@ pub(crate) fn planted(bug: Bug) -> bool {
         Ok("forget-acks") => Some(Bug::ForgetAcks),
         Ok("reuse-offset") => Some(Bug::ReuseOffset),
         Ok("lose-prev-check") => Some(Bug::LosePrevCheck),
+        Ok("split-commit") => Some(Bug::SplitCommit),
         Ok(_) | Err(_) => None,
     });
     *chosen == Some(bug)

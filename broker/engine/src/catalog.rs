@@ -1,8 +1,9 @@
-//! Topics and subscriptions: making, changing, deleting and describing them.
+//! Topics, subscriptions and named producers: making, changing, deleting and describing them.
 //!
 //! Catalog changes are acknowledged when they are committed, whatever the topic's own durability:
 //! the gate of every answer here is the last frame's commit.
 
+pub(crate) mod producers;
 pub(crate) mod subscriptions;
 pub(crate) mod topics;
 

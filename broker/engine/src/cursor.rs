@@ -3,26 +3,28 @@
 use crate::context::{Client, Context};
 use crate::event::{CursorSaved, Event};
 use crate::refusal::Refusal;
-use posthouse_protocol::ErrorCode;
 use posthouse_protocol::message::{CursorSave, Done};
 use posthouse_protocol::settings::Mode;
+use posthouse_protocol::{ErrorCode, TopicId};
 
 /// Saves a cursor and answers. Going back is allowed as far as messages are still there.
 pub(crate) fn save(context: &mut Context<'_>, client: Client, request: &CursorSave) {
     match target(context, request) {
         Err(refusal) => context.refuse(client, refusal),
-        Ok(None) => context.answer(client, Ok(Done {})),
-        Ok(Some(saved)) => {
-            let topic = context.state.subscriptions.get(&saved.subscription).map(|s| s.topic);
+        Ok((_, None)) => context.answer(client, Ok(Done {})),
+        Ok((topic, Some(saved))) => {
             let index = context.append(vec![Event::CursorSaved(saved)], Vec::new());
-            let gate = topic.map_or_else(|| context.present(), |topic| context.gate(topic, index));
+            let gate = context.gate(topic, index);
             context.reply(client, Done {}, gate);
         }
     }
 }
 
-/// What to record; `None` if the cursor is there already.
-fn target(context: &Context<'_>, request: &CursorSave) -> Result<Option<CursorSaved>, Refusal> {
+/// The topic that is read, and what to record; `None` if the cursor is there already.
+pub(crate) fn target(
+    context: &Context<'_>,
+    request: &CursorSave,
+) -> Result<(TopicId, Option<CursorSaved>), Refusal> {
     let id = request.subscription;
     let subscription = context.state.subscriptions.get(&id);
     let subscription = subscription.ok_or_else(|| Refusal::no_subscription_id(id))?;
@@ -41,7 +43,7 @@ fn target(context: &Context<'_>, request: &CursorSave) -> Result<Option<CursorSa
     let floor = subscription.ack_floor();
     let offset = if request.offset < floor { request.offset.max(start) } else { request.offset };
     if offset == floor || (request.offset < floor && offset > floor) {
-        return Ok(None);
+        return Ok((subscription.topic, None));
     }
-    Ok(Some(CursorSaved { subscription: id, offset }))
+    Ok((subscription.topic, Some(CursorSaved { subscription: id, offset })))
 }

@@ -9,6 +9,7 @@
 //! settlement or lease end costs anything for a message that it does not concern.
 
 mod backoff;
+mod commit;
 mod consumer;
 mod credit;
 mod dead_letter;
@@ -28,6 +29,8 @@ mod window;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) use commit::Settlement;
 
 use crate::context::Context;
 use crate::event::{Event, OffsetRun};
@@ -287,6 +290,7 @@ fn len_of(event: &Event) -> usize {
         | Event::ProducerForgotten(_)
         | Event::Published(_)
         | Event::DeadLettered(_)
-        | Event::CursorSaved(_) => FIXED,
+        | Event::CursorSaved(_)
+        | Event::Committed(_) => FIXED,
     }
 }

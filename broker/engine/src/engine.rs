@@ -1,6 +1,8 @@
 //! The engine: every input to the part that it concerns.
 
-use crate::catalog::{subscriptions, topics};
+use crate::admission::Admission;
+use crate::catalog::{producers, subscriptions, topics};
+use crate::commit;
 use crate::context::{Client, Context, Journal};
 use crate::cursor;
 use crate::delivery::Deliveries;
@@ -9,7 +11,7 @@ use crate::event::{Event, Started};
 use crate::fetch::Fetches;
 use crate::input::{ConnectionId, Input};
 use crate::producers::Producers;
-use crate::publish::{self, Admission};
+use crate::publish;
 use crate::refusal::Refusal;
 use crate::retention::Sweeps;
 use crate::state::State;
@@ -128,13 +130,10 @@ impl Volatile {
             Request::Fetch(request) => self.fetches.fetch(context, client, &request),
             Request::CursorSave(request) => cursor::save(context, client, &request),
             Request::ProducerOpen(request) => self.producers.open(context, client, &request),
-            Request::Commit(_)
-            | Request::ProducerDescribe(_)
-            | Request::ProducerList(_)
-            | Request::ProducerRetire(_) => {
-                let text = "commits and named producers' commands are not built yet";
-                context.refuse(client, Refusal::of_request(ErrorCode::Unsupported, text));
-            }
+            Request::Commit(request) => commit::commit(self, context, client, &request, batch),
+            Request::ProducerDescribe(request) => producers::describe(context, client, &request),
+            Request::ProducerList(request) => producers::list(context, client, &request),
+            Request::ProducerRetire(request) => producers::retire(context, client, &request),
             Request::Hello(_) | Request::Heartbeat(_) => {
                 let text = "hello and heartbeat are answered by the connection";
                 context.refuse(client, Refusal::of_request(ErrorCode::OutOfState, text));

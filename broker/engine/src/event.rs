@@ -109,9 +109,11 @@ wire_struct! {
         pub count: u32,
         /// Length of the batch.
         pub bytes: u32,
-        /// Whether the topic was `written` at that moment.
+        /// Whether readers may see it when it is written: the topic was `written` at that moment, and
+        /// so was everything else in its commit.
         pub written: bool,
-        /// By whom; `None` for the broker itself (dead letters, redrive).
+        /// By whom; `None` for the broker itself (dead letters, redrive) and for a part of a commit,
+        /// whose [`Committed`] is in the same frame.
         pub sender: Option<Sender>,
     }
 
@@ -185,6 +187,30 @@ wire_struct! {
         pub offset: Offset,
     }
 
+    /// A commit was accepted. All that it did is in the same frame, before this.
+    pub struct Committed {
+        /// The producer.
+        pub producer: ProducerId,
+        /// Its number of this commit, which becomes its high-water mark.
+        pub sequence: Sequence,
+        /// Over operations and batches: tells a repeat from a reuse of the number.
+        pub digest: u32,
+        /// Whether everything that it touched was `written` at that moment.
+        pub written: bool,
+        /// Where its batches went, in the order of the operations.
+        pub published: Vec<Placed>,
+    }
+
+    /// Where one batch of a commit went.
+    pub struct Placed {
+        /// Which topic.
+        pub topic: TopicId,
+        /// The first message's offset.
+        pub base: Offset,
+        /// How many messages.
+        pub count: u32,
+    }
+
     /// Consecutive offsets.
     pub struct OffsetRun {
         /// The first.
@@ -229,4 +255,6 @@ pub enum Event {
     DeadLettered(DeadLettered),
     /// See [`CursorSaved`].
     CursorSaved(CursorSaved),
+    /// See [`Committed`].
+    Committed(Committed),
 }

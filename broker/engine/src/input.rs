@@ -30,7 +30,8 @@ pub enum Input {
         correlation: CorrelationId,
         /// What.
         request: Request,
-        /// For `Publish`: the batch, whose header, index and bodies the shell has verified.
+        /// For `Publish`: the batch. For `Commit`: the batches, one after another, as long as its
+        /// operations say. The shell has verified headers, indexes and bodies.
         batch: Bytes,
     },
     /// A connection is gone; its consumers with it.
@@ -105,6 +106,8 @@ pub enum LoadPurpose {
 /// Room for publishes. Settlements have a reserve of their own and are never refused for space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
+    /// The largest frame that the journal takes, in bytes.
+    pub frame_bytes_max: u64,
     /// Bytes that publishes may still take on the disk, all reserves deducted.
     pub disk_bytes: u64,
     /// Bytes that publishes may still take in the journal before the checkpointer has caught up.

@@ -16,8 +16,10 @@ pub mod ranges;
 pub mod state;
 pub mod time;
 
+mod admission;
 mod bugs;
 mod catalog;
+mod commit;
 mod context;
 mod cursor;
 mod delivery;
@@ -27,6 +29,7 @@ mod producers;
 mod publish;
 mod refusal;
 mod retention;
+mod sending;
 mod visibility;
 
 #[cfg(test)]

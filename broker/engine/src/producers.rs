@@ -7,7 +7,7 @@ use crate::context::{Client, Context};
 use crate::event::{self, Event};
 use crate::input::ConnectionId;
 use crate::refusal::Refusal;
-use crate::state::Producer;
+use crate::state::{Producer, State};
 use crate::time::{Now, Time};
 use posthouse_protocol::message::{ProducerOpen, ProducerOpened};
 use posthouse_protocol::{ErrorCode, ProducerEpoch, ProducerId, Sequence};
@@ -15,6 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Most producers, named and unnamed.
 pub(crate) const PRODUCERS_MAX: usize = 100_000;
+/// Most named producers.
+pub(crate) const NAMED_MAX: usize = 10_000;
+/// When to try again while there are too many.
+const RETRY_FULL_MS: u32 = 60_000;
 /// How long an unnamed producer outlives its last connection.
 const IDLE_MS: u64 = 3_600_000;
 /// Most producers forgotten in one frame.
@@ -43,30 +47,40 @@ impl Producers {
 
     /// Opens a producer and answers.
     pub(crate) fn open(&mut self, context: &mut Context<'_>, client: Client, open: &ProducerOpen) {
+        let answer = self.try_open(context, client, open);
+        context.answer(client, answer);
+    }
+
+    fn try_open(
+        &mut self,
+        context: &mut Context<'_>,
+        client: Client,
+        open: &ProducerOpen,
+    ) -> Result<ProducerOpened, Refusal> {
+        check_epoch(open)?;
         let named = open.name.as_ref().and_then(|name| context.state.producer_ids.get(name));
-        let known = named.and_then(|id| context.state.producers.get(id));
-        if known.is_none() && context.state.producers.len() >= PRODUCERS_MAX {
-            let text = format!("there are {PRODUCERS_MAX} producers, which is the limit");
-            let refusal = Refusal::of_state(ErrorCode::Overloaded, text);
-            return context.refuse(client, refusal.retry_after(60_000));
-        }
-        let next = ProducerOpened {
-            producer: context.state.last_ids.producer.next(),
-            epoch: ProducerEpoch(1),
-            last: Sequence::ZERO,
+        let opened = match named.and_then(|id| context.state.producers.get(id)) {
+            None => ProducerOpened {
+                producer: room_for_one_more(context.state, open.name.is_some())?,
+                epoch: open.epoch.unwrap_or(ProducerEpoch(1)),
+                last: Sequence::ZERO,
+            },
+            Some(known) => ProducerOpened {
+                producer: known.id,
+                epoch: next_epoch(known, open.epoch)?,
+                last: known.last,
+            },
         };
-        let opened = known.map_or(next, |producer| ProducerOpened {
-            producer: producer.id,
-            epoch: producer.epoch.next(),
-            last: producer.last,
-        });
         let (id, epoch, name) = (opened.producer, opened.epoch, open.name.clone());
-        let event = event::ProducerOpened { id, name, epoch };
-        context.append(vec![Event::ProducerOpened(event)], Vec::new());
+        // A producer that opens its own epoch once more has only lost its connection.
+        if context.state.producers.get(&id).is_none_or(|known| known.epoch != epoch) {
+            let event = event::ProducerOpened { id, name, epoch };
+            context.append(vec![Event::ProducerOpened(event)], Vec::new());
+        }
         if open.name.is_none() {
             self.hold(client.connection, id);
         }
-        context.answer(client, Ok(opened));
+        Ok(opened)
     }
 
     /// Notes that `connection` publishes as `producer`.
@@ -137,4 +151,45 @@ impl Producers {
         debug_assert_eq!(self.idle.len(), self.deadlines.len());
         debug_assert!(self.users.keys().all(|producer| !self.idle.contains_key(producer)));
     }
+}
+
+/// Checks that an epoch which a client asks for can be given, and can be followed by another.
+fn check_epoch(open: &ProducerOpen) -> Result<(), Refusal> {
+    let text = match open.epoch {
+        Some(_) if open.name.is_none() => "only a named producer can ask for an epoch",
+        Some(ProducerEpoch(0 | u32::MAX)) => "an epoch is from 1 to 4294967294",
+        Some(_) | None => return Ok(()),
+    };
+    Err(Refusal::of_request(ErrorCode::Invalid, text))
+}
+
+/// The epoch that `known` has from now on.
+fn next_epoch(known: &Producer, wanted: Option<ProducerEpoch>) -> Result<ProducerEpoch, Refusal> {
+    let next = known.epoch.next();
+    if wanted.is_none() && next == known.epoch {
+        let text = "the producer has used up its epochs: retire it, or take another name";
+        return Err(Refusal::of_state(ErrorCode::Invalid, text));
+    }
+    let Some(wanted) = wanted else { return Ok(next) };
+    if wanted >= known.epoch {
+        return Ok(wanted);
+    }
+    let text = format!("epoch {wanted} was replaced by epoch {}", known.epoch);
+    Err(Refusal::of_state(ErrorCode::Fenced, text))
+}
+
+/// The number of a new producer.
+fn room_for_one_more(state: &State, is_named: bool) -> Result<ProducerId, Refusal> {
+    let full = |text: String| {
+        Err(Refusal::of_state(ErrorCode::Overloaded, text).retry_after(RETRY_FULL_MS))
+    };
+    if is_named && state.producer_ids.len() >= NAMED_MAX {
+        return full(format!(
+            "there are {NAMED_MAX} named producers, which is the limit: posthouse producer retire"
+        ));
+    }
+    if state.producers.len() >= PRODUCERS_MAX {
+        return full(format!("there are {PRODUCERS_MAX} producers, which is the limit"));
+    }
+    Ok(state.last_ids.producer.next())
 }

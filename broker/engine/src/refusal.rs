@@ -1,6 +1,6 @@
 //! Refusals and their texts: what is wrong, and which command helps.
 
-use posthouse_protocol::message::Refused;
+use posthouse_protocol::message::{Refused, RefusedAt};
 use posthouse_protocol::{ErrorCode, Name, Reply};
 
 /// Why a request is refused.
@@ -10,22 +10,36 @@ pub(crate) struct Refusal {
     text: String,
     retry_after_ms: u32,
     reveals: bool,
+    at: Option<RefusedAt>,
 }
 
 impl Refusal {
     /// A refusal that follows from the request alone.
     pub(crate) fn of_request(code: ErrorCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), retry_after_ms: 0, reveals: false }
+        Self { code, text: text.into(), retry_after_ms: 0, reveals: false, at: None }
     }
 
     /// A refusal that tells something about the state, and so waits until that is committed.
     pub(crate) fn of_state(code: ErrorCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), retry_after_ms: 0, reveals: true }
+        Self { code, text: text.into(), retry_after_ms: 0, reveals: true, at: None }
     }
 
     /// Advises when to try again.
     pub(crate) fn retry_after(self, retry_after_ms: u32) -> Self {
         Self { retry_after_ms, ..self }
+    }
+
+    /// Says which operation is at fault, and which message of it, unless that is said already.
+    pub(crate) fn of_operation(self, operation: usize) -> Self {
+        let operation = u32::try_from(operation).unwrap_or(u32::MAX);
+        let message = self.at.map_or(RefusedAt::NO_MESSAGE, |at| at.message);
+        Self { at: Some(RefusedAt { operation, message }), ..self }
+    }
+
+    /// Says which message of its batch is at fault.
+    pub(crate) fn of_message(self, message: usize) -> Self {
+        let message = u32::try_from(message).unwrap_or(u32::MAX);
+        Self { at: Some(RefusedAt { operation: 0, message }), ..self }
     }
 
     /// The broker is stopping.
@@ -37,6 +51,12 @@ impl Refusal {
     pub(crate) fn no_topic(topic: &Name) -> Self {
         let help = format!("create it with: posthouse topic create {topic}");
         Self::of_state(ErrorCode::NotFound, format!("no topic \"{topic}\": {help}"))
+    }
+
+    /// There is no producer of this name.
+    pub(crate) fn no_producer(producer: &Name) -> Self {
+        let text = format!("no producer \"{producer}\": it was never opened, or is retired");
+        Self::of_state(ErrorCode::NotFound, text)
     }
 
     /// There is no topic with this number.
@@ -71,7 +91,7 @@ impl Refusal {
             text: self.text,
             leader: String::new(),
             leader_epoch: 0,
-            at: None,
+            at: self.at,
         })
     }
 }

@@ -20,7 +20,7 @@ mod tests;
 pub use apply::{ApplyError, Conflict};
 use handed::HandedRun;
 pub(crate) use partition::Partition;
-pub(crate) use producer::Producer;
+pub(crate) use producer::{Kept, Producer};
 pub(crate) use subscription::{Failure, Rejection, Subscription};
 pub(crate) use topic::Topic;
 

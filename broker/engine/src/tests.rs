@@ -1,6 +1,7 @@
 //! Tests of the engine as a whole, driven through inputs and effects.
 
 mod catalog;
+mod commits;
 mod fetches;
 mod laws;
 mod producers;

@@ -3,6 +3,10 @@
 //! Readers of a synced topic see only what is committed, of a written topic only what is written.
 //! A partition with nothing on its way is not in the map: all of it may be seen. A publish costs
 //! one entry in a queue, whatever the number of topics.
+//!
+//! What a commit puts into a written topic may have to wait for the commit of its frame, because
+//! something else in it is synced. Whatever comes behind it in that topic then waits, too: a
+//! partition is seen from its front on.
 
 use crate::state::State;
 use posthouse_protocol::{LogIndex, Offset, PartitionId};
@@ -15,8 +19,17 @@ pub(crate) struct Visibility {
     uncommitted: VecDeque<Pending>,
     /// Those of written topics.
     unwritten: VecDeque<Pending>,
-    /// How far the partitions may be seen that do not show everything.
-    ends: BTreeMap<PartitionId, Offset>,
+    /// The partitions that do not show everything.
+    ends: BTreeMap<PartitionId, Shown>,
+    committed: LogIndex,
+}
+
+/// How far a partition may be seen that does not show everything.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    end: Offset,
+    /// The last frame with messages of it that are seen only when committed.
+    held_until: LogIndex,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,9 +49,22 @@ impl Visibility {
         (base, end): (Offset, Offset),
         written: bool,
     ) {
-        self.ends.entry(partition).or_insert(base);
-        let queue = if written { &mut self.unwritten } else { &mut self.uncommitted };
-        queue.push_back(Pending { index, partition, end });
+        let Self { uncommitted, unwritten, ends, committed } = self;
+        let fresh = Shown { end: base, held_until: LogIndex::ZERO };
+        let shown = ends.entry(partition).or_insert(fresh);
+        let pending = Pending { index, partition, end };
+        if written && shown.held_until <= *committed {
+            unwritten.push_back(pending);
+        } else {
+            shown.held_until = index;
+            uncommitted.push_back(pending);
+        }
+    }
+
+    /// Whether messages of `partition` wait until their frame is committed, and with them whatever
+    /// comes next.
+    pub(crate) fn is_held(&self, partition: PartitionId) -> bool {
+        self.ends.get(&partition).is_some_and(|shown| shown.held_until > self.committed)
     }
 
     /// Moves on to what is written and committed, and notes in `moved` the partitions that can be
@@ -49,7 +75,8 @@ impl Visibility {
         (written, committed): (LogIndex, LogIndex),
         moved: &mut Vec<PartitionId>,
     ) {
-        let Self { uncommitted, unwritten, ends } = self;
+        self.committed = self.committed.max(committed);
+        let Self { uncommitted, unwritten, ends, .. } = self;
         for (queue, reached) in [(unwritten, written), (uncommitted, committed)] {
             while let Some(pending) = queue.pop_front_if(|pending| pending.index <= reached) {
                 show(ends, state, pending, moved);
@@ -64,19 +91,19 @@ impl Visibility {
 
     /// Everything below may be seen; `next` is the partition's end.
     pub(crate) fn end(&self, partition: PartitionId, next: Offset) -> Offset {
-        self.ends.get(&partition).map_or(next, |end| *end)
+        self.ends.get(&partition).map_or(next, |shown| shown.end)
     }
 }
 
 fn show(
-    ends: &mut BTreeMap<PartitionId, Offset>,
+    ends: &mut BTreeMap<PartitionId, Shown>,
     state: &State,
     pending: Pending,
     moved: &mut Vec<PartitionId>,
 ) {
-    let Some(end) = ends.get_mut(&pending.partition) else { return };
-    if *end < pending.end {
-        *end = pending.end;
+    let Some(shown) = ends.get_mut(&pending.partition) else { return };
+    if shown.end < pending.end {
+        shown.end = pending.end;
         if moved.last() != Some(&pending.partition) {
             moved.push(pending.partition);
         }

@@ -340,7 +340,9 @@ impl<O: Outlet> Shell<O> {
         self.timers.space_at = now.mono.plus_millis(SPACE_MS);
         match self.room.progress.space(&self.room.shared) {
             Ok(space) => {
-                self.engine.handle(now, Input::Space(publishable(&space)), &mut self.effects);
+                let frame_bytes_max = self.room.shared.options.frame_bytes_max();
+                let space = publishable(&space, frame_bytes_max);
+                self.engine.handle(now, Input::Space(space), &mut self.effects);
             }
             // The last answer stands; a disk that is really gone shows at the next write.
             Err(error) => tracing::warn!(%error, "cannot find out how much space is free"),
@@ -374,11 +376,11 @@ fn disk(error: impl std::fmt::Display) -> Exit {
 }
 
 /// What publishes may take: each byte needs a place in the journal and one in a run.
-fn publishable(space: &posthouse_storage::space::Space) -> Space {
+fn publishable(space: &posthouse_storage::space::Space, frame_bytes_max: u64) -> Space {
     let disk_bytes = space.room().saturating_sub(space.needed_for(0)) / 2;
     let index_full = space.index_bytes >= space.index_bytes_max;
     let ring_bytes = space.unfolded_bytes_max.saturating_sub(space.unfolded_bytes);
-    Space { disk_bytes, ring_bytes: if index_full { 0 } else { ring_bytes } }
+    Space { frame_bytes_max, disk_bytes, ring_bytes: if index_full { 0 } else { ring_bytes } }
 }
 
 /// A frame as the journal takes it.

@@ -1,8 +1,10 @@
 //! The atomic commit: publishes to any topics, settlements and cursor saves, all of them or none.
 
 use super::{CursorSave, Settle};
+use crate::codec::Sink;
 use crate::name::Name;
 use crate::settings::Durability;
+use crate::wire::Wire;
 use crate::{DecodeError, Offset, ProducerEpoch, ProducerId, Sequence, wire_struct, wire_union};
 use bytes::Bytes;
 
@@ -96,5 +98,14 @@ impl Commit {
             batches.push((place, rest.split_to(len)));
         }
         if rest.is_empty() { Ok(batches) } else { Err(DecodeError::Trailing { bytes: rest.len() }) }
+    }
+
+    /// Tells a repeat of a commit from other content under its number: a checksum over every
+    /// operation and `header_crcs`, the checksums in the headers of its batches, in order.
+    pub fn digest(&self, header_crcs: impl Iterator<Item = u32>) -> u32 {
+        let mut bytes = Vec::new();
+        self.operations.encode(&mut bytes);
+        header_crcs.for_each(|crc| bytes.put_u32(crc));
+        crc32fast::hash(&bytes)
     }
 }

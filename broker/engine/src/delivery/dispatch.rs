@@ -99,13 +99,16 @@ impl Round {
     /// Takes what the consumers of one queue are to be sent.
     fn collect(&mut self, context: &Context<'_>, queue: &mut Queue, subscription: &Subscription) {
         let visible = context.visible_end(queue.partition);
-        let durability = context.durability(subscription.topic);
+        let is_held = context.journal.visibility.is_held(queue.partition);
+        let durability =
+            if is_held { Durability::Synced } else { context.durability(subscription.topic) };
         for consumer in &mut queue.consumers {
             let runs = std::mem::take(&mut consumer.outgoing);
             let ends = runs.iter().map(|run| run.first.plus(u64::from(run.count)));
             let Some(end) = ends.max() else { continue };
             // A hand-out is never itself a reason to sync. Only what was published in this same
-            // group has to wait for the sync that the group needs anyway.
+            // group has to wait for the sync that the group needs anyway, and what came with a
+            // commit for that commit's.
             let waits_for = if end <= visible { Durability::Written } else { durability };
             let deliver = Deliver {
                 connection: consumer.key.connection,

@@ -20,17 +20,17 @@ const EVENT_RUNS_MAX: usize = 2048;
 
 /// Which of the deliveries that a request names it applies to.
 #[derive(Debug, Default)]
-struct Judged {
+pub(super) struct Judged {
     /// Ascending and disjoint after [`Self::finish`].
-    accepted: Vec<Range<Offset>>,
-    refused: Vec<RefusedRun>,
+    pub accepted: Vec<Range<Offset>>,
+    pub refused: Vec<RefusedRun>,
 }
 
 impl Deliveries {
     /// Settles deliveries.
     pub(crate) fn settle(&mut self, context: &mut Context<'_>, client: Client, request: &Settle) {
         let judged = match judge(context, request.subscription, &request.deliveries) {
-            Ok(judged) => judged,
+            Ok((_, judged)) => judged,
             Err(refusal) => return context.refuse(client, refusal),
         };
         let Judged { accepted, refused } = judged;
@@ -190,11 +190,11 @@ impl Deliveries {
 }
 
 /// Says which deliveries still have the highest fence of their messages.
-fn judge(
-    context: &Context<'_>,
+pub(super) fn judge<'a>(
+    context: &'a Context<'_>,
     id: SubscriptionId,
     deliveries: &[DeliveryRun],
-) -> Result<Judged, Refusal> {
+) -> Result<(&'a Subscription, Judged), Refusal> {
     let subscription = queue_subscription(context, id)?;
     let mut judged = Judged::default();
     for run in deliveries {
@@ -212,7 +212,7 @@ fn judge(
         refuse(&mut judged.refused, next..asked.end, ErrorCode::StaleFence);
     }
     check_refused(&judged.refused)?;
-    Ok(judged.finish())
+    Ok((subscription, judged.finish()))
 }
 
 impl Judged {
@@ -256,11 +256,16 @@ fn append_settled(
     subscription: SubscriptionId,
     ranges: &[Range<Offset>],
 ) -> LogIndex {
+    append_in_frames(context, settled_events(subscription, ranges))
+}
+
+/// The events that settle `ranges`.
+pub(super) fn settled_events(subscription: SubscriptionId, ranges: &[Range<Offset>]) -> Vec<Event> {
     let settled = |ranges: &[Range<Offset>]| {
         let runs = ranges.iter().map(run_of).collect();
         Event::Settled(event::Settled { subscription, runs })
     };
-    append_in_frames(context, ranges.chunks(EVENT_RUNS_MAX).map(settled).collect())
+    ranges.chunks(EVENT_RUNS_MAX).map(settled).collect()
 }
 
 /// The run that an event names.
@@ -268,7 +273,7 @@ pub(super) fn run_of(range: &Range<Offset>) -> OffsetRun {
     OffsetRun { first: range.start, count: range.end.distance_from(range.start) }
 }
 
-fn offsets(range: &Range<Offset>) -> impl Iterator<Item = Offset> + use<> {
+pub(super) fn offsets(range: &Range<Offset>) -> impl Iterator<Item = Offset> + use<> {
     (range.start.0..range.end.0).map(Offset)
 }
 

@@ -4,9 +4,9 @@
 //! that it added at the end; this version refuses what it does not know.
 
 use super::{
-    CursorSaved, DeadLettered, Event, Failed, HandedOut, ProducerForgotten, ProducerOpened,
-    Published, Rejected, Settled, Started, SubscriptionCreated, SubscriptionDeleted, TopicAltered,
-    TopicCreated, TopicDeleted, TopicTrimmed,
+    Committed, CursorSaved, DeadLettered, Event, Failed, HandedOut, ProducerForgotten,
+    ProducerOpened, Published, Rejected, Settled, Started, SubscriptionCreated,
+    SubscriptionDeleted, TopicAltered, TopicCreated, TopicDeleted, TopicTrimmed,
 };
 use crate::bugs::{Bug, planted};
 use posthouse_protocol::DecodeError;
@@ -59,6 +59,7 @@ kinds! {
     Rejected = 14,
     DeadLettered = 15,
     CursorSaved = 16,
+    Committed = 17,
 }
 
 /// Appends the events in their order.

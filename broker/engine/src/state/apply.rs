@@ -2,7 +2,7 @@
 
 use super::losses::skip_offsets;
 use super::partition::UNCLEAN_SKIP;
-use super::producer::Accepted;
+use super::producer::{Accepted, AcceptedCommit, Kept};
 use super::{Failure, HandedRun, Partition, Producer, Rejection, State, Subscription, Topic};
 use crate::bugs::{Bug, planted};
 use crate::event::{self, Event};
@@ -56,7 +56,7 @@ impl State {
         event: &Event,
     ) -> Result<(), ApplyError> {
         self.index = index;
-        if self.is_lossy && !self.fit(event) {
+        if self.is_lossy && !self.fit(time, event) {
             return Ok(());
         }
         self.apply_event(time, event).map_err(|conflict| ApplyError { index, conflict })?;
@@ -75,7 +75,7 @@ impl State {
             Event::TopicDeleted(event) => self.topic_deleted(event),
             Event::SubscriptionCreated(event) => self.subscription_created(event),
             Event::SubscriptionDeleted(event) => self.subscription_deleted(event),
-            Event::ProducerOpened(event) => self.producer_opened(event),
+            Event::ProducerOpened(event) => self.producer_opened(time, event),
             Event::ProducerForgotten(event) => self.producer_forgotten(event),
             Event::Published(event) => self.published(time, event),
             Event::HandedOut(event) => self.handed_out(event),
@@ -84,6 +84,7 @@ impl State {
             Event::Rejected(event) => self.rejected(time, event),
             Event::DeadLettered(event) => self.dead_lettered(event),
             Event::CursorSaved(event) => self.cursor_saved(event),
+            Event::Committed(event) => self.committed(time, event),
         }
     }
 
@@ -203,9 +204,14 @@ impl State {
         Ok(())
     }
 
-    fn producer_opened(&mut self, event: &event::ProducerOpened) -> Result<(), Conflict> {
+    fn producer_opened(
+        &mut self,
+        time: Timestamp,
+        event: &event::ProducerOpened,
+    ) -> Result<(), Conflict> {
         if let Some(known) = self.producers.get_mut(&event.id) {
             known.epoch = event.epoch;
+            known.last_at = known.last_at.max(time);
             return Ok(());
         }
         // After a loss it may be known from what it sent only.
@@ -216,7 +222,7 @@ impl State {
         if let Some(name) = &event.name {
             self.producer_ids.insert(name.clone(), event.id);
         }
-        self.producers.insert(event.id, Producer::new(event.id, event.name.clone(), event.epoch));
+        self.producers.insert(event.id, Producer::new(event, time));
         Ok(())
     }
 
@@ -247,17 +253,20 @@ impl State {
         let start = wants_start.then(|| floors.map(Subscription::ack_floor).min()).flatten();
         let start = start.unwrap_or(Offset::ZERO).max(partition.start);
         partition.milestones.push(event.base, time, event.bytes, start);
-        match self.accept(event) {
+        match self.accept(time, event) {
             Err(Conflict::NoProducer(_)) if self.is_lossy => Ok(()),
             accepted => accepted,
         }
     }
 
     /// Notes for the sender that its publish was accepted.
-    pub(super) fn accept(&mut self, event: &event::Published) -> Result<(), Conflict> {
+    pub(super) fn accept(
+        &mut self,
+        time: Timestamp,
+        event: &event::Published,
+    ) -> Result<(), Conflict> {
         let Some(sender) = &event.sender else { return Ok(()) };
-        let producer = self.producers.get_mut(&sender.producer);
-        producer.ok_or(Conflict::NoProducer(sender.producer))?.accept(Accepted {
+        let kept = Kept::Publish(Accepted {
             sequence: sender.sequence,
             topic: event.topic,
             base: event.base,
@@ -266,6 +275,23 @@ impl State {
             written: event.written,
             index: self.index,
         });
+        self.keep(time, sender.producer, kept)
+    }
+
+    fn committed(&mut self, time: Timestamp, event: &event::Committed) -> Result<(), Conflict> {
+        let kept = Kept::Commit(AcceptedCommit {
+            sequence: event.sequence,
+            digest: event.digest,
+            written: event.written,
+            index: self.index,
+            published: event.published.clone(),
+        });
+        self.keep(time, event.producer, kept)
+    }
+
+    fn keep(&mut self, time: Timestamp, id: ProducerId, kept: Kept) -> Result<(), Conflict> {
+        let producer = self.producers.get_mut(&id).ok_or(Conflict::NoProducer(id))?;
+        producer.accept(time, kept);
         Ok(())
     }
 

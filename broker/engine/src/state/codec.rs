@@ -10,7 +10,7 @@
 
 use super::handed::HandedRuns;
 use super::milestone::{Milestone, Milestones};
-use super::producer::Accepted;
+use super::producer::{Kept, Recent};
 use super::subscription::{Failure, Rejection};
 use super::{LastIds, Partition, Producer, State, Subscription, Topic};
 use crate::ranges::{RangeSet, put_varint, varint};
@@ -24,7 +24,7 @@ use posthouse_protocol::{
 use std::collections::{BTreeMap, VecDeque};
 
 /// Version of this layout.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl State {
     /// Appends the whole state to `out`.
@@ -215,6 +215,7 @@ impl Producer {
         self.name.encode(out);
         self.epoch.encode(out);
         self.last.encode(out);
+        self.last_at.encode(out);
         put_all(out, self.recent.iter(), Wire::encode);
     }
 
@@ -224,10 +225,25 @@ impl Producer {
             name: Option::<Name>::decode(source, "producer.name")?,
             epoch: ProducerEpoch::decode(source, "producer.epoch")?,
             last: Sequence::decode(source, "producer.last")?,
-            recent: take_list(source, "producer.recent", |source| {
-                Accepted::decode(source, "producer.recent")
-            })?,
+            last_at: Timestamp::decode(source, "producer.last_at")?,
+            recent: Recent::decode(source)?,
         })
+    }
+}
+
+impl Recent {
+    fn decode(source: &mut Source<'_>) -> Result<Self, DecodeError> {
+        let field = "producer.recent";
+        let mut recent = Self::default();
+        let mut last = None;
+        for position in 0..varint(source, field)? {
+            let kept = Kept::decode(source, field)?;
+            if last.replace(kept.sequence()).is_some_and(|last| last >= kept.sequence()) {
+                return Err(DecodeError::Invalid { field, found: position });
+            }
+            recent.push(kept);
+        }
+        Ok(recent)
     }
 }
 

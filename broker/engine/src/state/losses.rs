@@ -8,7 +8,7 @@
 use super::{Partition, State, Subscription, Topic};
 use crate::event::{self, Event};
 use posthouse_protocol::{
-    LogIndex, Offset, PartitionId, ProducerId, StartEpoch, SubscriptionId, TopicId,
+    LogIndex, Offset, PartitionId, ProducerId, StartEpoch, SubscriptionId, Timestamp, TopicId,
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -51,7 +51,7 @@ impl State {
 
     /// After a loss, makes the state one that `event` fits; false if the event has lost what it is
     /// about.
-    pub(super) fn fit(&mut self, event: &Event) -> bool {
+    pub(super) fn fit(&mut self, time: Timestamp, event: &Event) -> bool {
         match event {
             Event::Started(_) => true,
             Event::TopicCreated(event) => {
@@ -81,7 +81,7 @@ impl State {
                 let has_place = self.reach(event.topic, event.base);
                 if !has_place && is_known {
                     // Its message is lost with the topic, and its number was used nevertheless.
-                    let _ = self.accept(event);
+                    let _ = self.accept(time, event);
                 }
                 has_place
             }
@@ -97,6 +97,7 @@ impl State {
             Event::Rejected(event) => self.reach_in(event.subscription, event.offset.next()),
             Event::DeadLettered(event) => self.reach_in(event.subscription, event.offset.next()),
             Event::CursorSaved(event) => self.reach_in(event.subscription, event.offset),
+            Event::Committed(event) => self.knows_producer(event.producer),
         }
     }
 
@@ -138,7 +139,8 @@ impl State {
             | Event::Published(_)
             | Event::Settled(_)
             | Event::DeadLettered(_)
-            | Event::CursorSaved(_) => {}
+            | Event::CursorSaved(_)
+            | Event::Committed(_) => {}
         }
     }
 

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::event::{
-    CursorSaved, Event, Failed, HandedOut, OffsetRun, ProducerOpened, Published, Rejected, Sender,
-    Settled, Started, SubscriptionCreated, TopicCreated, TopicDeleted, TopicTrimmed,
+    Committed, CursorSaved, Event, Failed, HandedOut, OffsetRun, Placed, ProducerOpened, Published,
+    Rejected, Sender, Settled, Started, SubscriptionCreated, TopicCreated, TopicDeleted,
+    TopicTrimmed,
 };
 use posthouse_protocol::message::DeliveryRun;
 use posthouse_protocol::settings::{SubscriptionSettings, TopicSettings};
@@ -51,9 +52,9 @@ fn golden_bytes_decode_to_the_state() {
 fn state_of_another_version_is_refused() {
     let mut bytes = Vec::new();
     sample().encode(&mut bytes);
-    bytes[0] = 2;
+    bytes[0] = 1;
 
-    let refused = DecodeError::Invalid { field: "state.version", found: 2 };
+    let refused = DecodeError::Invalid { field: "state.version", found: 1 };
     assert_eq!(State::decode(&bytes), Err(refused));
     assert!(State::decode(&[]).is_err());
 }
@@ -218,6 +219,13 @@ fn sample() -> State {
             offset: Offset(5),
             attempt,
             reason: "no such order".to_owned(),
+        }),
+        Event::Committed(Committed {
+            producer: SENDER,
+            sequence: Sequence(2),
+            digest: 0x1122_3344,
+            written: true,
+            published: vec![Placed { topic: TOPIC, base: Offset(7), count: 1 }],
         }),
     ];
     let mut state = State::default();

@@ -8,13 +8,13 @@ mod steps;
 
 use super::shell::*;
 use crate::event::{Event, Published};
-use crate::{Input, State};
+use crate::{Gate, Input, State};
 use model::Model;
 use posthouse_protocol::message::{self, Verdict};
-use posthouse_protocol::{ConsumerId, LogIndex, Offset, Reply, SubscriptionId};
+use posthouse_protocol::{ConsumerId, LogIndex, Offset, PartitionId, Reply, SubscriptionId};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use steps::{Run, Step, step};
+use steps::{Run, Step, check_repeat, step};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
@@ -127,12 +127,14 @@ struct Checks {
     model: Model,
     answers: usize,
     deliveries: usize,
+    fetched: usize,
 }
 
 impl Checks {
     fn after_step(&mut self, run: &mut Run) {
         if run.restarted {
-            *self = Self { answers: self.answers, deliveries: self.deliveries, ..Self::default() };
+            let Self { answers, deliveries, fetched, .. } = *self;
+            *self = Self { answers, deliveries, fetched, ..Self::default() };
             run.restarted = false;
         }
         for frame in run.shell.frames.iter().skip(self.frames) {
@@ -152,17 +154,27 @@ impl Checks {
     /// A receipt never leaves before the frame that it speaks of, and a repeat names the same place.
     fn check_answers(&mut self, run: &Run) {
         for answer in run.shell.answers.iter().skip(self.answers) {
-            let Reply::Receipt(receipt) = &answer.reply else { continue };
-            let Some((topic, base)) = run.asked.get(&answer.correlation).zip(receipt.base) else {
+            let bases = if let Reply::Receipt(receipt) = &answer.reply {
+                vec![receipt.base]
+            } else if let Reply::Committed(committed) = &answer.reply {
+                committed.published.iter().map(|published| published.base).collect()
+            } else {
                 continue;
             };
-            let index = self.model.frame_of(*topic, base).expect("a receipt names a stored batch");
-            let (crate::Gate::Committed(gate) | crate::Gate::Written(gate)) = answer.gate else {
+            let Some(topics) = run.asked.get(&answer.correlation) else { continue };
+            let (Gate::Committed(gate) | Gate::Written(gate)) = answer.gate else {
                 panic!("a receipt leaves at once")
             };
-            assert!(gate >= index, "a receipt leaves at {gate}, before its frame {index}");
-            let written = matches!(answer.gate, crate::Gate::Written(_));
-            assert!(!written || self.model.is_written(*topic, base), "synced, but not committed");
+            assert_eq!(topics.len(), bases.len());
+            for (topic, base) in topics.iter().zip(bases) {
+                let Some(base) = base else { continue };
+                let index =
+                    self.model.frame_of(*topic, base).expect("a receipt names a stored batch");
+                assert!(gate >= index, "a receipt leaves at {gate}, before its frame {index}");
+                let written = matches!(answer.gate, Gate::Written(_));
+                let may = self.model.is_written(*topic, base);
+                assert!(!written || may, "synced, but not committed");
+            }
         }
         self.answers = run.shell.answers.len();
     }
@@ -178,11 +190,38 @@ impl Checks {
                         "{offset} of {} is handed out although settled",
                         deliver.subscription
                     );
+                    self.check_seen(run, (deliver.partition, offset), deliver.gate);
                 }
             }
         }
+        for fetch in run.shell.fetched.iter().skip(self.fetched) {
+            for range in &fetch.ranges {
+                for offset in (range.start.0..range.end.0).map(Offset) {
+                    self.check_seen(run, (fetch.partition, offset), fetch.gate);
+                }
+            }
+        }
+        self.fetched = run.shell.fetched.len();
         self.deliveries = run.shell.deliveries.len();
         self.model.forget_past();
+    }
+}
+
+impl Checks {
+    /// What is seen is as durable as what it came with asks: nobody sees half of a commit.
+    fn check_seen(&self, run: &Run, (partition, offset): (PartitionId, Offset), gate: Gate) {
+        if !run.shell.engine.state().partitions.contains_key(&partition) {
+            return;
+        }
+        let (index, is_written) = self.model.source_of(partition, offset);
+        let (mut written, mut committed) = (run.shell.written, run.shell.committed);
+        match gate {
+            Gate::Now => {}
+            Gate::Written(at) => written = written.max(at),
+            Gate::Committed(at) => committed = committed.max(at),
+        }
+        let reached = if is_written { written.max(committed) } else { committed };
+        assert!(index <= reached, "{offset} of frame {index} is seen at {reached}");
     }
 }
 
@@ -190,11 +229,9 @@ impl Checks {
 fn check_dedup(run: &mut Run) {
     run.shell.settle();
     let before = (run.shell.frames.len(), run.shell.engine.state().clone());
-    for (request, batch, base) in run.accepted_suffixes() {
+    for (request, batch, first) in run.accepted_suffixes() {
         let correlation = run.shell.send_batch(ALICE, request, batch);
-        let again = receipt(run.shell.answer_to(correlation).reply.clone());
-        assert!(again.duplicate);
-        assert!(again.base.is_none_or(|found| found == base));
+        check_repeat(&first, &run.shell.answer_to(correlation).reply);
     }
     assert_eq!(before.0, run.shell.frames.len());
     assert_eq!(&before.1, run.shell.engine.state());

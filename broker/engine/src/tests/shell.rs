@@ -6,7 +6,9 @@ use crate::input::{ConnectionId, Input, LoadPurpose, Space, WindowEntry};
 use crate::{Engine, Now, State, Time};
 use bytes::Bytes;
 use posthouse_protocol::batch::{BatchBuilder, BatchView, Message, MessageRef};
-use posthouse_protocol::message::{self, Receipt, Refused, SubscriptionInfo, TopicInfo};
+use posthouse_protocol::message::{
+    self, Committed, Operation, Receipt, Refused, SubscriptionInfo, TopicInfo,
+};
 use posthouse_protocol::settings::{Durability, Position, SubscriptionSettings, TopicSettings};
 use posthouse_protocol::{
     ConsumerId, CorrelationId, ErrorCode, LogIndex, MessageId, Name, Offset, PartitionId,
@@ -150,7 +152,11 @@ impl Shell {
 
     /// What a topic answers never leaves before its frame has got as far as the answer says.
     fn check_gate(&self, reply: &Reply, gate: Gate) {
-        let Reply::Receipt(Receipt { durability, duplicate, .. }) = reply else { return };
+        let (Reply::Receipt(Receipt { durability, duplicate, .. })
+        | Reply::Committed(Committed { durability, duplicate, .. })) = reply
+        else {
+            return;
+        };
         match (durability, gate) {
             (Durability::Synced, Gate::Committed(index))
             | (Durability::Written, Gate::Written(index)) => {
@@ -324,6 +330,37 @@ impl Shell {
         self.answer_to(correlation).reply.clone()
     }
 
+    /// Commits as the next of `sender`.
+    pub(crate) fn commit(&mut self, sender: &mut Sender, parts: &[Part<'_>]) -> Reply {
+        let (request, tail) = sender.next_commit(parts);
+        let reply = self.commit_as(&request, &tail);
+        if matches!(reply, Reply::Committed(_)) {
+            sender.last = request.sequence;
+        }
+        reply
+    }
+
+    pub(crate) fn commit_as(&mut self, request: &message::Commit, tail: &Bytes) -> Reply {
+        let correlation = self.send_batch(ALICE, request.clone(), tail.clone());
+        self.answer_to(correlation).reply.clone()
+    }
+
+    /// What was handed out of `range` and is not settled, under the highest fences.
+    pub(crate) fn handed(
+        &self,
+        id: SubscriptionId,
+        range: Range<u64>,
+    ) -> Vec<message::DeliveryRun> {
+        let found = self.engine.state().subscriptions.get(&id).unwrap();
+        let parts = found.handed_in(Offset(range.start)..Offset(range.end));
+        let run = |(part, fence): (Range<Offset>, _)| message::DeliveryRun {
+            first: part.start,
+            fence,
+            count: u32::try_from(part.end.distance_from(part.start)).unwrap(),
+        };
+        parts.map(run).collect()
+    }
+
     /// Lets time pass on both clocks, and wakes the engine whenever it asked for it.
     pub(crate) fn advance(&mut self, millis: u64) {
         let until = self.now.mono.plus_millis(millis);
@@ -365,14 +402,7 @@ impl Shell {
         range: Range<u64>,
         verdict: message::Verdict,
     ) -> Vec<message::RefusedRun> {
-        let found = self.engine.state().subscriptions.get(&subscription).unwrap();
-        let window = Offset(range.start)..Offset(range.end);
-        let deliveries = found.handed_in(window).map(|(part, fence)| message::DeliveryRun {
-            first: part.start,
-            fence,
-            count: u32::try_from(part.end.distance_from(part.start)).unwrap(),
-        });
-        let deliveries = deliveries.collect();
+        let deliveries = self.handed(subscription, range);
         let (delay_ms, reason) = (message::BACKOFF, String::new());
         let settle = message::Settle { subscription, verdict, delay_ms, reason, deliveries };
         let Reply::Settled(settled) = self.request(settle) else { panic!("no Settled") };
@@ -420,7 +450,7 @@ impl Shell {
     }
 
     pub(crate) fn set_space(&mut self, disk_bytes: u64, ring_bytes: u64) {
-        self.input(Input::Space(Space { disk_bytes, ring_bytes }));
+        self.input(Input::Space(Space { frame_bytes_max: 1 << 20, disk_bytes, ring_bytes }));
     }
 
     /// Recovery finds what is live, and bytes keep it.
@@ -442,6 +472,14 @@ pub(crate) fn apply_frame(state: &mut State, frame: &Append) {
     }
 }
 
+/// An operation of a commit.
+#[derive(Clone, Debug)]
+pub(crate) enum Part<'a> {
+    Publish(&'a str, &'a [&'a str]),
+    Settle(SubscriptionId, message::Verdict, Vec<message::DeliveryRun>),
+    Save(SubscriptionId, u64),
+}
+
 /// A producer as its client knows it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sender {
@@ -454,6 +492,33 @@ impl Sender {
     pub(crate) fn next(&self, topic: TopicId) -> message::Publish {
         let (producer, epoch, prev) = (self.id, self.epoch, self.last);
         message::Publish { topic, producer, epoch, sequence: prev.next(), prev }
+    }
+
+    pub(crate) fn next_commit(&self, parts: &[Part<'_>]) -> (message::Commit, Bytes) {
+        let mut tail = Vec::new();
+        let operation = |part: &Part<'_>| match part {
+            Part::Publish(topic, bodies) => {
+                let batch = batch_of(bodies);
+                tail.extend_from_slice(&batch);
+                let bytes = u32::try_from(batch.len()).unwrap();
+                Operation::Publish(message::CommitPublish { topic: name(topic), bytes })
+            }
+            Part::Settle(subscription, verdict, deliveries) => Operation::Settle(message::Settle {
+                subscription: *subscription,
+                verdict: *verdict,
+                delay_ms: message::BACKOFF,
+                reason: String::from("why"),
+                deliveries: deliveries.clone(),
+            }),
+            Part::Save(subscription, offset) => Operation::CursorSave(message::CursorSave {
+                subscription: *subscription,
+                offset: Offset(*offset),
+            }),
+        };
+        let operations = parts.iter().map(operation).collect();
+        let (producer, epoch, prev) = (self.id, self.epoch, self.last);
+        let sequence = prev.next();
+        (message::Commit { producer, epoch, sequence, prev, operations }, tail.into())
     }
 }
 
@@ -501,6 +566,17 @@ fn owned(message: &MessageRef<'_>) -> Message {
 pub(crate) fn code_of(reply: Reply) -> (ErrorCode, String) {
     let Reply::Refused(Refused { code, text, .. }) = reply else { panic!("not refused") };
     (ErrorCode::from_number(code).unwrap(), text)
+}
+
+pub(crate) fn committed(reply: Reply) -> Committed {
+    let Reply::Committed(committed) = reply else { panic!("not committed: {reply:?}") };
+    committed
+}
+
+/// Why a commit was refused: the code, and which operation and message is at fault.
+pub(crate) fn fault(reply: Reply) -> (ErrorCode, Option<(u32, u32)>) {
+    let Reply::Refused(Refused { code, at, .. }) = reply else { panic!("not refused: {reply:?}") };
+    (ErrorCode::from_number(code).unwrap(), at.map(|at| (at.operation, at.message)))
 }
 
 pub(crate) fn receipt(reply: Reply) -> Receipt {

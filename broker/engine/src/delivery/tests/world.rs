@@ -115,7 +115,11 @@ impl World {
 
     fn start(&mut self, epoch: u32, clean: bool) {
         self.input(Input::Start { epoch: StartEpoch(epoch), clean, damaged: false });
-        self.input(Input::Space(Space { disk_bytes: 1 << 40, ring_bytes: 1 << 40 }));
+        self.input(Input::Space(Space {
+            frame_bytes_max: 1 << 20,
+            disk_bytes: 1 << 40,
+            ring_bytes: 1 << 40,
+        }));
     }
 
     /// Ends the engine and starts another one from what the journal holds.

@@ -1,7 +1,7 @@
 //! The bytes of every kind of event, against a file that is never made again in silence.
 
 use super::*;
-use crate::event::{OffsetRun, Sender};
+use crate::event::{OffsetRun, Placed, Sender};
 use posthouse_protocol::message::DeliveryRun;
 use posthouse_protocol::settings::{SubscriptionSettings, TopicSettings};
 use posthouse_protocol::{
@@ -178,5 +178,15 @@ fn delivery_samples() -> Vec<Event> {
         }),
         Event::DeadLettered(DeadLettered { subscription, offset }),
         Event::CursorSaved(CursorSaved { subscription, offset }),
+        Event::Committed(Committed {
+            producer: ProducerId(6),
+            sequence: Sequence(11),
+            digest: 0x1122_3344,
+            written: true,
+            published: vec![
+                Placed { topic: TopicId(3), base: offset, count: 8 },
+                Placed { topic: TopicId(7), base: Offset(0), count: 1 },
+            ],
+        }),
     ]
 }

@@ -98,7 +98,8 @@ impl Model {
             | Event::ProducerForgotten(_)
             | Event::HandedOut(_)
             | Event::Failed(_)
-            | Event::Rejected(_) => {}
+            | Event::Rejected(_)
+            | Event::Committed(_) => {}
         }
         self.release();
     }
@@ -188,6 +189,14 @@ impl Model {
 
     pub(super) fn frame_of(&self, topic: TopicId, base: Offset) -> Option<LogIndex> {
         self.batches.get(&(topic, base)).map(|(index, _)| *index)
+    }
+
+    /// The frame of the message at `offset`, and whether it may be seen before that is committed.
+    pub(super) fn source_of(&self, partition: PartitionId, offset: Offset) -> (LogIndex, bool) {
+        let of = |(_, topic): &(&TopicId, &Topic)| topic.partition == partition;
+        let (topic, _) = self.topics.iter().find(of).expect("a topic");
+        let before = self.batches.range((*topic, Offset::ZERO)..=(*topic, offset));
+        *before.last().expect("a stored message").1
     }
 
     pub(super) fn is_written(&self, topic: TopicId, base: Offset) -> bool {

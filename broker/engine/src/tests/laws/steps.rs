@@ -9,8 +9,8 @@ use posthouse_protocol::settings::{
     Durability, Mode, Overflow, Position, Retention, SubscriptionSettings, TopicSettings,
 };
 use posthouse_protocol::{
-    ConsumerId, CorrelationId, Fence, LogIndex, Name, Offset, Reply, Request, Sequence,
-    SubscriptionId, TopicId,
+    ConsumerId, CorrelationId, ErrorCode, Fence, LogIndex, Name, Offset, ProducerEpoch, Reply,
+    Request, Sequence, SubscriptionId, TopicId,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +21,7 @@ const SUBSCRIPTIONS: usize = 3;
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Publish { topic: usize, sender: usize, count: usize },
+    Commit { sender: usize, parts: Vec<Part> },
     Repeat { sender: usize, back: usize },
     BreakChain { topic: usize, sender: usize },
     OpenProducer { sender: usize },
@@ -41,6 +42,26 @@ pub(super) enum Step {
     Restart { clean: bool, extra: u64 },
 }
 
+/// An operation of a commit.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    Publish { topic: usize, count: usize },
+    Settle { back: usize, part: u8, verdict: u8 },
+    SaveCursor { topic: usize, subscription: usize, offset: u64 },
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    let (topic, subscription) = (0..TOPICS, 0..SUBSCRIPTIONS);
+    prop_oneof![
+        4 => (topic.clone(), 1..5_usize).prop_map(|(topic, count)| Part::Publish { topic, count }),
+        4 => (0..8_usize, 0..8_u8, 0..8_u8)
+            .prop_map(|(back, part, verdict)| Part::Settle { back, part, verdict }),
+        1 => (topic, subscription, 0..20_u64).prop_map(|(topic, subscription, offset)| {
+            Part::SaveCursor { topic, subscription, offset }
+        }),
+    ]
+}
+
 pub(super) fn step() -> impl Strategy<Value = Step> {
     let (topic, subscription, sender) = (0..TOPICS, 0..SUBSCRIPTIONS, 0..3_usize);
     let place = (topic.clone(), subscription.clone());
@@ -48,6 +69,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (topic.clone(), sender.clone(), 1..5_usize)
             .prop_map(|(topic, sender, count)| Step::Publish { topic, sender, count }),
+        8 => (sender.clone(), prop::collection::vec(part(), 0..4))
+            .prop_map(|(sender, parts)| Step::Commit { sender, parts }),
         2 => (sender.clone(), 0..70_usize)
             .prop_map(|(sender, back)| Step::Repeat { sender, back }),
         1 => (topic.clone(), sender.clone())
@@ -109,19 +132,44 @@ fn catalog_step() -> impl Strategy<Value = CatalogStep> {
     ]
 }
 
-/// A publish that was sent, to be repeated.
+/// A publish or commit that was accepted, to be repeated.
 #[derive(Clone, Debug)]
 struct Sent {
     correlation: CorrelationId,
-    request: message::Publish,
+    epoch: ProducerEpoch,
+    sequence: Sequence,
+    request: Request,
     batch: Bytes,
+}
+
+/// A repeat gets the first result, or none.
+pub(super) fn check_repeat(first: &Reply, again: &Reply) {
+    match (first, again) {
+        (Reply::Receipt(first), Reply::Receipt(again)) => {
+            assert!(again.duplicate);
+            assert!(again.base.is_none() || again.base == first.base);
+        }
+        (Reply::Committed(first), Reply::Committed(again)) => {
+            assert!(again.duplicate);
+            assert_eq!(again.published.len(), first.published.len());
+            for (again, first) in again.published.iter().zip(&first.published) {
+                assert!(again.base.is_none() || again.base == first.base);
+                assert_eq!(again.count, first.count);
+            }
+        }
+        (_, Reply::Refused(refused)) => {
+            let gone = [ErrorCode::Fenced, ErrorCode::UnknownProducer].map(ErrorCode::number);
+            assert!(gone.contains(&refused.code), "{refused:?}");
+        }
+        (_, again) => panic!("{again:?}"),
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) shell: Shell,
-    /// The topic of every publish.
-    pub(super) asked: BTreeMap<CorrelationId, TopicId>,
+    /// The topics of every publish and commit, one for each batch.
+    pub(super) asked: BTreeMap<CorrelationId, Vec<TopicId>>,
     pub(super) restarted: bool,
     senders: Vec<Sender>,
     sent: Vec<Vec<Sent>>,
@@ -145,6 +193,7 @@ impl Run {
     pub(super) fn step(&mut self, step: &Step) {
         match *step {
             Step::Publish { topic, sender, count } => self.publish(topic, sender, count),
+            Step::Commit { sender, ref parts } => self.commit(sender, parts),
             Step::Repeat { sender, back } => self.repeat(sender, back),
             Step::BreakChain { topic, sender } => self.break_chain(topic, sender),
             Step::OpenProducer { sender } => self.open_producer(sender),
@@ -237,34 +286,74 @@ impl Run {
     fn publish(&mut self, topic: usize, sender: usize, count: usize) {
         let topic = self.topic(topic);
         let request = self.senders[sender].next(topic);
+        let batch = self.new_batch(count);
+        self.send(sender, vec![topic], request.into(), batch);
+    }
+
+    fn new_batch(&mut self, count: usize) -> Bytes {
         self.published += 1;
         let bodies: Vec<String> = (0..count).map(|at| format!("{}.{at}", self.published)).collect();
         let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
-        self.send(sender, request, batch_of(&bodies));
+        batch_of(&bodies)
     }
 
-    fn send(&mut self, sender: usize, request: message::Publish, batch: Bytes) {
+    fn send(&mut self, sender: usize, topics: Vec<TopicId>, request: Request, batch: Bytes) {
         let connection = ConnectionId(1 + sender as u64 % 3);
+        let frames = self.shell.frames.len();
         let correlation = self.shell.send_batch(connection, request.clone(), batch.clone());
-        self.asked.insert(correlation, request.topic);
-        if let Reply::Receipt(found) = &self.shell.answer_to(correlation).reply
-            && !found.duplicate
+        self.asked.insert(correlation, topics);
+        let Sender { epoch, last, .. } = self.senders[sender];
+        let sequence = last.next();
+        let reply = &self.shell.answer_to(correlation).reply;
+        if let Reply::Receipt(message::Receipt { duplicate: false, .. })
+        | Reply::Committed(message::Committed { duplicate: false, .. }) = reply
         {
-            self.senders[sender].last = request.sequence;
-            self.sent[sender].push(Sent { correlation, request, batch });
+            self.senders[sender].last = sequence;
+            self.sent[sender].push(Sent { correlation, epoch, sequence, request, batch });
+        } else if let Reply::Refused(_) = reply {
+            assert_eq!(self.shell.frames.len(), frames, "what is refused changes nothing");
         }
+    }
+
+    fn commit(&mut self, sender: usize, parts: &[Part]) {
+        let (mut topics, mut tail) = (Vec::new(), Vec::new());
+        let mut operations = Vec::new();
+        for part in parts {
+            match *part {
+                Part::Publish { topic, count } => {
+                    let batch = self.new_batch(count);
+                    topics.push(self.topic(topic));
+                    let bytes = u32::try_from(batch.len()).unwrap();
+                    let publish = message::CommitPublish { topic: topic_name(topic), bytes };
+                    operations.push(message::Operation::Publish(publish));
+                    tail.extend_from_slice(&batch);
+                }
+                Part::Settle { back, part, verdict } => {
+                    let settle = self.settlement(back, part, verdict);
+                    operations.extend(settle.map(message::Operation::Settle));
+                }
+                Part::SaveCursor { topic, subscription, offset } => {
+                    if let Some(subscription) = self.subscription(topic, subscription) {
+                        let save = message::CursorSave { subscription, offset: Offset(offset) };
+                        operations.push(message::Operation::CursorSave(save));
+                    }
+                }
+            }
+        }
+        let Sender { id: producer, epoch, last: prev } = self.senders[sender];
+        let sequence = prev.next();
+        let commit = message::Commit { producer, epoch, sequence, prev, operations };
+        self.send(sender, topics, commit.into(), tail.into());
     }
 
     fn repeat(&mut self, sender: usize, back: usize) {
         let sent = self.sent[sender].iter().rev().nth(back).cloned();
-        let Some(Sent { correlation, request, batch }) = sent else { return };
-        let again = self.shell.send_batch(ALICE, request.clone(), batch);
-        self.asked.insert(again, request.topic);
+        let Some(Sent { correlation, request, batch, .. }) = sent else { return };
+        let again = self.shell.send_batch(ALICE, request, batch);
+        let topics = self.asked.get(&correlation).cloned().unwrap_or_default();
+        self.asked.insert(again, topics);
         let (first, again) = (self.shell.answer_to(correlation), self.shell.answer_to(again));
-        if let (Reply::Receipt(first), Reply::Receipt(again)) = (&first.reply, &again.reply) {
-            assert!(again.duplicate);
-            assert!(again.base.is_none() || again.base == first.base);
-        }
+        check_repeat(&first.reply, &again.reply);
     }
 
     fn break_chain(&mut self, topic: usize, sender: usize) {
@@ -299,7 +388,13 @@ impl Run {
     }
 
     fn settle(&mut self, back: usize, part: u8, verdict: u8) {
-        let Some((subscription, deliveries)) = self.delivered(back, part) else { return };
+        if let Some(settle) = self.settlement(back, part, verdict) {
+            self.shell.send(ConnectionId(1), settle);
+        }
+    }
+
+    fn settlement(&self, back: usize, part: u8, verdict: u8) -> Option<message::Settle> {
+        let (subscription, deliveries) = self.delivered(back, part)?;
         let (verdict, delay_ms) = match verdict {
             0..4 => (Verdict::Ack, 0),
             4 => (Verdict::Nack, message::BACKOFF),
@@ -308,8 +403,7 @@ impl Run {
             _ => (Verdict::Reject, 0),
         };
         let reason = String::from("why");
-        let settle = message::Settle { subscription, verdict, delay_ms, reason, deliveries };
-        self.shell.send(ConnectionId(1), settle);
+        Some(message::Settle { subscription, verdict, delay_ms, reason, deliveries })
     }
 
     fn progress(&mut self, written: u64, committed: u64) {
@@ -340,24 +434,22 @@ impl Run {
             let known = state.producers.get(&sender.id);
             let last = known.map_or(Sequence::ZERO, |producer| producer.last);
             sender.last = last;
-            sent.retain(|sent| sent.request.sequence <= last);
+            sent.retain(|sent| sent.sequence <= last);
         }
         self.published += 1000;
     }
 
     /// What each producer's latest results are, to be asked for again.
-    pub(super) fn accepted_suffixes(&self) -> Vec<(message::Publish, Bytes, Offset)> {
+    pub(super) fn accepted_suffixes(&self) -> Vec<(Request, Bytes, Reply)> {
         let mut all = Vec::new();
         for (sender, sent) in self.senders.iter().zip(&self.sent) {
             let known = self.shell.engine.state().producers.get(&sender.id);
             if known.is_none_or(|producer| producer.epoch != sender.epoch) {
                 continue;
             }
-            for sent in sent.iter().filter(|sent| sent.request.epoch == sender.epoch) {
-                let first = receipt(self.shell.answer_to(sent.correlation).reply.clone());
-                if let Some(base) = first.base {
-                    all.push((sent.request.clone(), sent.batch.clone(), base));
-                }
+            for sent in sent.iter().filter(|sent| sent.epoch == sender.epoch) {
+                let first = self.shell.answer_to(sent.correlation).reply.clone();
+                all.push((sent.request.clone(), sent.batch.clone(), first));
             }
         }
         all

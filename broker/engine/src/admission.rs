@@ -1,0 +1,110 @@
+//! What admits messages: the topic's limits for each, and the room for all.
+
+use crate::input::{Space, WindowEntry};
+use crate::refusal::Refusal;
+use posthouse_protocol::batch::{BatchView, EntryRef, Priority};
+use posthouse_protocol::settings::TopicSettings;
+use posthouse_protocol::{ErrorCode, Offset, Timestamp};
+
+/// Bytes that a frame takes besides its batch, generously.
+const FRAME_BYTES: u64 = 256;
+/// When to try again while the checkpointer catches up.
+const RETRY_RING_MS: u32 = 100;
+/// When to try again while the disk is full.
+const RETRY_DISK_MS: u32 = 1_000;
+
+/// What admits publishes.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    /// The room left, publishes since it was measured already deducted.
+    pub(crate) space: Space,
+    /// Whether new work is refused.
+    pub(crate) draining: bool,
+    /// The messages of the batch at hand.
+    pub(crate) entries: Vec<WindowEntry>,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        let most = u64::MAX;
+        let space = Space { frame_bytes_max: most, disk_bytes: most, ring_bytes: most };
+        Self { space, draining: false, entries: Vec::new() }
+    }
+}
+
+impl Admission {
+    /// Checks every message, and keeps what its hand-out needs in `entries`.
+    ///
+    /// # Errors
+    ///
+    /// A refusal that names the first message which the topic does not take.
+    pub(crate) fn check_messages(
+        &mut self,
+        settings: &TopicSettings,
+        view: &BatchView<'_>,
+        base: Offset,
+    ) -> Result<(), Refusal> {
+        self.entries.clear();
+        let mut offset = base;
+        for (place, entry) in view.entries().enumerate() {
+            check_message(settings, &entry).map_err(|refusal| refusal.of_message(place))?;
+            let index_len = u32::try_from(entry.bytes().len()).unwrap_or(u32::MAX);
+            let bytes = index_len.saturating_add(entry.body_len);
+            self.entries.push(WindowEntry { offset, bytes, damaged: false });
+            offset = offset.next();
+        }
+        Ok(())
+    }
+
+    /// Checks that there is room for a frame with `bytes` of batches.
+    ///
+    /// # Errors
+    ///
+    /// A refusal: the broker is stopping, or there is no room.
+    pub(crate) fn check_space(&self, bytes: usize) -> Result<(), Refusal> {
+        if self.draining {
+            return Err(Refusal::shutting_down());
+        }
+        let (ring, disk) = room_of(bytes);
+        if self.space.disk_bytes < disk {
+            let text = "the disk has no room: consume or purge messages, or give it more";
+            let refusal = Refusal::of_request(ErrorCode::StorageFull, text);
+            return Err(refusal.retry_after(RETRY_DISK_MS));
+        }
+        if self.space.ring_bytes < ring {
+            let text = "the journal has no room until the checkpointer has caught up";
+            let refusal = Refusal::of_request(ErrorCode::Overloaded, text);
+            return Err(refusal.retry_after(RETRY_RING_MS));
+        }
+        Ok(())
+    }
+
+    /// Deducts what a frame with `bytes` of batches takes.
+    pub(crate) const fn take(&mut self, bytes: usize) {
+        let (ring, disk) = room_of(bytes);
+        self.space.ring_bytes = self.space.ring_bytes.saturating_sub(ring);
+        self.space.disk_bytes = self.space.disk_bytes.saturating_sub(disk);
+    }
+}
+
+/// Bytes that batches take in the journal, and on the disk: there once more, in a run.
+const fn room_of(bytes: usize) -> (u64, u64) {
+    let frame = bytes as u64 + FRAME_BYTES;
+    (frame, 2 * frame)
+}
+
+fn check_message(settings: &TopicSettings, entry: &EntryRef<'_>) -> Result<(), Refusal> {
+    if entry.body_len > settings.message_bytes_max {
+        let (found, limit) = (entry.body_len, settings.message_bytes_max);
+        let text = format!("a body of {found} bytes is above the topic's limit of {limit}");
+        return Err(Refusal::of_request(ErrorCode::TooLarge, text));
+    }
+    let plain = entry.priority == Priority::DEFAULT
+        && entry.due_at == Timestamp::ZERO
+        && entry.expires_at == Timestamp::ZERO;
+    if plain {
+        return Ok(());
+    }
+    let text = "delay, expiry and priority of messages are not built yet";
+    Err(Refusal::of_request(ErrorCode::Unsupported, text))
+}
