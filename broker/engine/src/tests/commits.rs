@@ -443,3 +443,23 @@ fn fetch(shell: &mut Shell, topic: &str) -> u64 {
     let ranges = &shell.fetched.last().expect("answered").ranges;
     ranges.iter().map(|range| range.end.0 - range.start.0).sum()
 }
+
+#[test]
+fn hand_out_of_a_written_topic_waits_for_the_commit_that_published_it() {
+    let mut world = world();
+    let shell = &mut world.shell;
+    let settings = TopicSettings { durability: Durability::Written, ..TopicSettings::default() };
+    shell.create_topic("fast", settings);
+    shell.create_subscription("fast", "work", SubscriptionSettings::default());
+    let (topic, subscription) = (name("fast"), name("work"));
+    let consumer = posthouse_protocol::ConsumerId(1);
+    shell.send(BOB, message::Subscribe { consumer, topic, subscription });
+    shell.send(BOB, message::Credit { consumer, messages: 9, bytes: 1 << 20, taken: 0 });
+    shell.prompt = false;
+
+    let parts = [Part::Publish("fast", &["a"]), Part::Publish("audit", &["b"])];
+    committed(shell.commit(&mut world.sender, &parts));
+
+    let deliver = shell.deliveries.last().expect("handed out at once");
+    assert_eq!(deliver.gate, Gate::Committed(shell.last()));
+}

@@ -182,6 +182,8 @@ impl Run {
         let mut shell = Shell::new();
         shell.create_topic("t0", topic_settings(0));
         shell.create_subscription("t0", "s0", subscription_settings(0));
+        shell.create_topic("t1", topic_settings(2));
+        shell.create_subscription("t1", "s0", subscription_settings(0));
         let senders =
             [None, Some("p1"), Some("p2")].map(|producer| shell.open_producer(producer)).to_vec();
         shell.prompt = false;
