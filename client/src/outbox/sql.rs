@@ -15,7 +15,8 @@ pub use inbox::{Arrival, Floor};
 pub use schema::SCHEMA_VERSION;
 
 use super::row::RowId;
-use super::store::RowRange;
+use super::store::{OutboxId, RowRange};
+use crate::ids::random;
 use std::fmt::{self, Write as _};
 
 /// The columns of a row in the order in which every statement gives them.
@@ -133,6 +134,14 @@ impl Sql {
             Dialect::Mysql => format!("CAST({expression} AS SIGNED)"),
             Dialect::Sqlite => format!("CAST({expression} AS INTEGER)"),
         }
+    }
+}
+
+impl OutboxId {
+    /// An id that nothing else has.
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self((u128::from(random()) << 64 | u128::from(random())).to_be_bytes())
     }
 }
 

@@ -1,0 +1,178 @@
+//! What the rest of this package needs of a kind of database. The differences are here.
+
+#[cfg(feature = "mysql")]
+pub(crate) mod mysql;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
+
+use posthouse_client::outbox::sql::{Dialect, Sql};
+use posthouse_client::outbox::{NewRow, StoreErrorKind};
+use sqlx::{Database, Pool, Transaction};
+use std::fmt::Debug;
+
+/// A kind of database.
+pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
+    type Db: Database<Connection = Self::Connection, Row = Self::Row>;
+    type Connection: sqlx::Connection<Database = Self::Db> + Send;
+    type Row: sqlx::Row<Database = Self::Db> + Send + Sync;
+    /// How to connect.
+    type Options: Clone + Debug + Send + Sync + 'static;
+
+    const DIALECT: Dialect;
+    /// Begins a transaction for writing whose commit is durable when it returns.
+    const BEGIN: &'static [&'static str];
+    /// Sees whether the transaction at hand is still one; an error if not.
+    const MARK: Option<&'static str>;
+
+    /// Runs statements without parameters in one go, and counts the rows that each has changed.
+    fn run(
+        connection: &mut Self::Connection,
+        sql: String,
+    ) -> impl Future<Output = sqlx::Result<Vec<u64>>> + Send;
+
+    /// Runs a query without parameters.
+    fn query(
+        connection: &mut Self::Connection,
+        sql: String,
+    ) -> impl Future<Output = sqlx::Result<Vec<Self::Row>>> + Send;
+
+    /// Inserts rows into the outbox, in their order.
+    fn insert(
+        connection: &mut Self::Connection,
+        sql: &Sql,
+        rows: &[NewRow],
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// A number.
+    fn number(row: &Self::Row, column: usize) -> sqlx::Result<Option<i64>>;
+    /// A text.
+    fn text(row: &Self::Row, column: usize) -> sqlx::Result<Option<String>>;
+    /// Bytes.
+    fn bytes(row: &Self::Row, column: usize) -> sqlx::Result<Option<Vec<u8>>>;
+
+    /// Begins a transaction in the pool.
+    fn begin(
+        pool: &Pool<Self::Db>,
+    ) -> impl Future<Output = sqlx::Result<Transaction<'static, Self::Db>>> + Send;
+
+    /// An error unless the transaction is still the one that was begun.
+    fn check(connection: &mut Self::Connection) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// How a relay connects to the pool's database.
+    fn own_options(pool: &Pool<Self::Db>) -> Self::Options;
+
+    /// Connects.
+    fn connect(
+        options: &Self::Options,
+    ) -> impl Future<Output = sqlx::Result<Self::Connection>> + Send;
+
+    /// The statements by which the first of a transaction waits for another one's rows at most so
+    /// long: before it and behind it.
+    fn bounded_wait() -> [&'static str; 2];
+
+    /// Whether an error in answer to a commit says that nothing was committed.
+    fn refused_commit(error: &(dyn sqlx::error::DatabaseError + 'static)) -> bool;
+
+    /// What can be done about a refusal of the database.
+    fn kind_of(error: &(dyn sqlx::error::DatabaseError + 'static)) -> StoreErrorKind;
+
+    /// What can be done about an error.
+    fn kind(error: &sqlx::Error) -> StoreErrorKind {
+        match error {
+            sqlx::Error::Database(error) => Self::kind_of(&**error),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::BeginFailed
+            | sqlx::Error::WorkerCrashed => StoreErrorKind::Transient,
+            // What is left is a mistake in a text or in the configuration.
+            _ => StoreErrorKind::Permanent,
+        }
+    }
+}
+
+/// Statements of one transaction as one text.
+pub(crate) fn transaction<D: Driver>(statements: &[String]) -> String {
+    let mut text = String::new();
+    for statement in D::BEGIN.iter().copied().chain(statements.iter().map(String::as_str)) {
+        text.push_str(statement);
+        text.push_str(";\n");
+    }
+    text.push_str("COMMIT");
+    text
+}
+
+/// The methods that are the same text for every kind of database.
+macro_rules! same_for_all {
+    ($db:ty, $connection:ty, $row:ty) => {
+        type Db = $db;
+        type Connection = $connection;
+        type Row = $row;
+
+        async fn run(connection: &mut $connection, sql: String) -> sqlx::Result<Vec<u64>> {
+            let mut results = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_many(connection);
+            let mut changed = Vec::new();
+            while let Some(result) =
+                std::future::poll_fn(|cx| results.as_mut().poll_next(cx)).await
+            {
+                changed.extend(result?.left().map(|result| result.rows_affected()));
+            }
+            Ok(changed)
+        }
+
+        async fn query(connection: &mut $connection, sql: String) -> sqlx::Result<Vec<$row>> {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_all(connection).await
+        }
+
+        fn number(row: &$row, column: usize) -> sqlx::Result<Option<i64>> {
+            sqlx::Row::try_get_unchecked(row, column)
+        }
+
+        fn text(row: &$row, column: usize) -> sqlx::Result<Option<String>> {
+            sqlx::Row::try_get_unchecked(row, column)
+        }
+
+        fn bytes(row: &$row, column: usize) -> sqlx::Result<Option<Vec<u8>>> {
+            sqlx::Row::try_get_unchecked(row, column)
+        }
+
+        async fn insert(
+            connection: &mut $connection,
+            sql: &Sql,
+            rows: &[NewRow],
+        ) -> sqlx::Result<()> {
+            for part in $crate::driver::parts(rows) {
+                let text = sqlx::AssertSqlSafe(sql.enqueue(part.len()));
+                let mut query = sqlx::query::<$db>(text).persistent(Self::KEEP_STATEMENTS);
+                for row in part {
+                    query = query
+                        .bind(row.message_id.0.to_vec())
+                        .bind(row.topic.as_str())
+                        .bind(row.key.as_deref())
+                        .bind(row.headers.as_str())
+                        .bind(&row.body[..])
+                        .bind(row.due_at.0.cast_signed())
+                        .bind(row.created_at.0.cast_signed());
+                }
+                query.execute(&mut *connection).await?;
+            }
+            Ok(())
+        }
+    };
+}
+pub(crate) use same_for_all;
+
+/// Cuts rows into parts of a few sizes, so that few different statements are ever prepared, and
+/// few parameters bound.
+pub(crate) fn parts(mut rows: &[NewRow]) -> impl Iterator<Item = &[NewRow]> {
+    const SIZES: [usize; 4] = [256, 32, 4, 1];
+    std::iter::from_fn(move || {
+        let size = SIZES.into_iter().find(|size| *size <= rows.len())?;
+        let (part, rest) = rows.split_at_checked(size)?;
+        rows = rest;
+        Some(part)
+    })
+}

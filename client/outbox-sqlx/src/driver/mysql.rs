@@ -1,0 +1,80 @@
+//! MariaDB and MySQL.
+
+use super::{Driver, same_for_all};
+use futures_core::Stream as _;
+use posthouse_client::outbox::sql::{Dialect, Sql};
+use posthouse_client::outbox::{NewRow, StoreErrorKind};
+use sqlx::error::DatabaseError;
+use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlRow};
+use sqlx::{ConnectOptions as _, MySql, MySqlConnection, MySqlPool, Transaction};
+
+/// MariaDB and MySQL.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Maria;
+
+impl Maria {
+    const KEEP_STATEMENTS: bool = true;
+}
+
+/// Deadlock, lock wait timeout, refused by the cluster: nothing was committed.
+const ROLLED_BACK: [u16; 3] = [1213, 1205, 3101];
+
+/// Too many connections, shutting down, connection lost, killed, read-only after a failover.
+const PASSING: [u16; 15] = [
+    1040, 1053, 1077, 1079, 1158, 1159, 1160, 1161, 1203, 1290, 1836, 1927, 2006, 2013, 4031,
+];
+
+fn number(error: &(dyn DatabaseError + 'static)) -> u16 {
+    error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number)
+}
+
+impl Driver for Maria {
+    type Options = MySqlConnectOptions;
+
+    const DIALECT: Dialect = Dialect::Mysql;
+    const BEGIN: &'static [&'static str] =
+        &["SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION READ WRITE"];
+    const MARK: Option<&'static str> = Some("SAVEPOINT posthouse");
+
+    same_for_all!(MySql, MySqlConnection, MySqlRow);
+
+    async fn begin(pool: &MySqlPool) -> sqlx::Result<Transaction<'static, MySql>> {
+        pool.begin().await
+    }
+
+    /// A deadlock and a data definition end the transaction silently, and each statement after it
+    /// is committed by itself.
+    async fn check(connection: &mut MySqlConnection) -> sqlx::Result<()> {
+        Self::run(connection, "RELEASE SAVEPOINT posthouse".to_owned()).await.map(|_| ())
+    }
+
+    fn own_options(pool: &MySqlPool) -> MySqlConnectOptions {
+        (*pool.connect_options()).clone().disable_statement_logging()
+    }
+
+    async fn connect(options: &MySqlConnectOptions) -> sqlx::Result<MySqlConnection> {
+        options.connect().await
+    }
+
+    fn bounded_wait() -> [&'static str; 2] {
+        [
+            "SET @posthouse_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = 5",
+            "SET innodb_lock_wait_timeout = @posthouse_wait",
+        ]
+    }
+
+    fn refused_commit(error: &(dyn DatabaseError + 'static)) -> bool {
+        ROLLED_BACK.contains(&number(error))
+    }
+
+    fn kind_of(error: &(dyn DatabaseError + 'static)) -> StoreErrorKind {
+        match number(error) {
+            // No such table.
+            1146 => StoreErrorKind::NotInstalled,
+            number if ROLLED_BACK.contains(&number) || PASSING.contains(&number) => {
+                StoreErrorKind::Transient
+            }
+            _ => StoreErrorKind::Permanent,
+        }
+    }
+}

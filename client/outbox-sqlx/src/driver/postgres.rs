@@ -1,0 +1,81 @@
+//! PostgreSQL.
+
+use super::{Driver, same_for_all};
+use futures_core::Stream as _;
+use posthouse_client::outbox::sql::{Dialect, Sql};
+use posthouse_client::outbox::{NewRow, StoreErrorKind};
+use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgRow, PgSeverity};
+use sqlx::{ConnectOptions as _, PgConnection, PgPool, Postgres, Transaction};
+
+/// PostgreSQL.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pg;
+
+impl Pg {
+    /// A statement with a name would outlive the transaction, and with it the server connection
+    /// that a pooling proxy has lent.
+    const KEEP_STATEMENTS: bool = false;
+}
+
+impl Driver for Pg {
+    type Options = PgConnectOptions;
+
+    const DIALECT: Dialect = Dialect::Postgres;
+    const BEGIN: &'static [&'static str] = &[
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+        "SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
+         WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)",
+    ];
+    const MARK: Option<&'static str> = None;
+
+    same_for_all!(Postgres, PgConnection, PgRow);
+
+    async fn begin(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
+        pool.begin().await
+    }
+
+    /// A failed transaction takes no statements, but a commit, which then rolls back and says that
+    /// all is well.
+    async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
+        Self::run(connection, "SELECT 1".to_owned()).await.map(|_| ())
+    }
+
+    fn own_options(pool: &PgPool) -> PgConnectOptions {
+        let options = (*pool.connect_options()).clone();
+        options.statement_cache_capacity(0).disable_statement_logging()
+    }
+
+    async fn connect(options: &PgConnectOptions) -> sqlx::Result<PgConnection> {
+        options.connect().await
+    }
+
+    fn bounded_wait() -> [&'static str; 2] {
+        [
+            "SELECT set_config('posthouse.lock_timeout', current_setting('lock_timeout'), true), \
+             set_config('lock_timeout', '5s', true)",
+            "SELECT set_config('lock_timeout', current_setting('posthouse.lock_timeout'), true)",
+        ]
+    }
+
+    fn refused_commit(error: &(dyn DatabaseError + 'static)) -> bool {
+        // What ends the session can come after the commit is on disk.
+        let refused = error.try_downcast_ref::<PgDatabaseError>();
+        refused.is_some_and(|error| {
+            error.severity() == PgSeverity::Error && error.code() != "40003"
+        })
+    }
+
+    fn kind_of(error: &(dyn DatabaseError + 'static)) -> StoreErrorKind {
+        let code = error.code().unwrap_or_default();
+        match (code.as_ref(), code.get(..2).unwrap_or_default()) {
+            // No such table.
+            ("42P01", _) => StoreErrorKind::NotInstalled,
+            // Lock not available; in a transaction on a standby.
+            ("55P03" | "25006", _)
+            // Connection, rollback, resources, operator.
+            | (_, "08" | "40" | "53" | "57") => StoreErrorKind::Transient,
+            _ => StoreErrorKind::Permanent,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! SQLite.
+
+use super::{Driver, same_for_all};
+use futures_core::Stream as _;
+use posthouse_client::outbox::sql::{Dialect, Sql};
+use posthouse_client::outbox::{NewRow, StoreErrorKind};
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteRow, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use std::time::Duration;
+
+/// How long a relay waits while others write.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// SQLite.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lite;
+
+impl Lite {
+    const KEEP_STATEMENTS: bool = true;
+}
+
+/// The result code without its extension.
+fn code(error: &(dyn DatabaseError + 'static)) -> u32 {
+    error.code().and_then(|code| code.parse::<u32>().ok()).unwrap_or_default() & 0xff
+}
+
+const BUSY: u32 = 5;
+const LOCKED: u32 = 6;
+const INTERRUPTED: u32 = 9;
+const IO: u32 = 10;
+const FULL: u32 = 13;
+
+impl Driver for Lite {
+    type Options = SqliteConnectOptions;
+
+    const DIALECT: Dialect = Dialect::Sqlite;
+    const BEGIN: &'static [&'static str] = &["BEGIN IMMEDIATE"];
+    const MARK: Option<&'static str> = None;
+
+    same_for_all!(Sqlite, SqliteConnection, SqliteRow);
+
+    /// For writing from the start: a transaction that reads first and writes later fails when
+    /// another one has written in between, without waiting.
+    async fn begin(pool: &SqlitePool) -> sqlx::Result<Transaction<'static, Sqlite>> {
+        pool.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// Some errors end the transaction silently. In a transaction, another one cannot begin.
+    async fn check(connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        match Self::run(connection, "BEGIN".to_owned()).await {
+            Err(sqlx::Error::Database(error)) if error.message().contains("within a") => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => {
+                Self::run(connection, "ROLLBACK".to_owned()).await?;
+                Err(sqlx::Error::BeginFailed)
+            }
+        }
+    }
+
+    fn own_options(pool: &SqlitePool) -> SqliteConnectOptions {
+        let options = (*pool.connect_options()).clone().create_if_missing(false);
+        // A claim makes durable what was committed before it.
+        let options = options.synchronous(SqliteSynchronous::Full).busy_timeout(BUSY_TIMEOUT);
+        options.disable_statement_logging()
+    }
+
+    async fn connect(options: &SqliteConnectOptions) -> sqlx::Result<SqliteConnection> {
+        options.connect().await
+    }
+
+    /// Who waits for another writer waits when it begins.
+    fn bounded_wait() -> [&'static str; 2] {
+        ["SELECT 1", "SELECT 1"]
+    }
+
+    fn refused_commit(error: &(dyn DatabaseError + 'static)) -> bool {
+        code(error) != IO
+    }
+
+    fn kind_of(error: &(dyn DatabaseError + 'static)) -> StoreErrorKind {
+        match code(error) {
+            BUSY | LOCKED | INTERRUPTED | IO | FULL => StoreErrorKind::Transient,
+            _ if error.message().starts_with("no such table") => StoreErrorKind::NotInstalled,
+            _ => StoreErrorKind::Permanent,
+        }
+    }
+}
