@@ -80,17 +80,20 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
 
     /// What can be done about an error.
     fn kind(error: &sqlx::Error) -> StoreErrorKind {
-        match error {
-            sqlx::Error::Database(error) => Self::kind_of(&**error),
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::BeginFailed
-            | sqlx::Error::WorkerCrashed => StoreErrorKind::Transient,
-            // What is left is a mistake in a text or in the configuration.
-            _ => StoreErrorKind::Permanent,
+        if let Some(error) = error.as_database_error() {
+            return Self::kind_of(error);
         }
+        let is_passing = matches!(
+            error,
+            sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::BeginFailed
+                | sqlx::Error::WorkerCrashed
+        );
+        // What is left is a mistake in a text or in the configuration.
+        if is_passing { StoreErrorKind::Transient } else { StoreErrorKind::Permanent }
     }
 }
 
@@ -115,8 +118,7 @@ macro_rules! same_for_all {
         async fn run(connection: &mut $connection, sql: String) -> sqlx::Result<Vec<u64>> {
             let mut results = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_many(connection);
             let mut changed = Vec::new();
-            while let Some(result) =
-                std::future::poll_fn(|cx| results.as_mut().poll_next(cx)).await
+            while let Some(result) = std::future::poll_fn(|cx| results.as_mut().poll_next(cx)).await
             {
                 changed.extend(result?.left().map(|result| result.rows_affected()));
             }

@@ -1,8 +1,8 @@
 //! Why something was not enqueued, not installed or not handled.
 
-use posthouse_client::Outcome;
-use posthouse_client::outbox::EnqueueError;
 use posthouse_client::outbox::sql::InvalidPrefix;
+use posthouse_client::outbox::{EnqueueError, StoreError};
+use posthouse_client::{ConsumeError, Outcome, ReadError};
 use std::fmt;
 
 /// Why something was not done, and whether it can have happened all the same.
@@ -21,6 +21,15 @@ pub enum Error {
     TransactionEnded,
     /// No broker would take the message. Nothing has happened.
     Enqueue(EnqueueError),
+    /// The tables of the outbox are not as expected, or could not be reached.
+    Tables(StoreError),
+    /// The broker ended the consumer.
+    Consumer(ConsumeError),
+    /// The stream cannot be read.
+    Reader(ReadError),
+    /// Another reader with the same consumer name has moved the cursor. Nothing was done twice; let
+    /// one read at a time, or give them names of their own.
+    Overtaken,
     /// The tables cannot have such a prefix.
     Prefix(InvalidPrefix),
     /// The runtime was shut down in the middle.
@@ -33,9 +42,14 @@ impl Error {
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::CommitUnknown(_) | Self::Interrupted => Outcome::Unknown,
-            Self::Database(_) | Self::TransactionEnded | Self::Enqueue(_) | Self::Prefix(_) => {
-                Outcome::Definite
-            }
+            Self::Database(_)
+            | Self::TransactionEnded
+            | Self::Enqueue(_)
+            | Self::Tables(_)
+            | Self::Consumer(_)
+            | Self::Reader(_)
+            | Self::Overtaken
+            | Self::Prefix(_) => Outcome::Definite,
         }
     }
 }
@@ -52,6 +66,13 @@ impl fmt::Display for Error {
                  not passed on",
             ),
             Self::Enqueue(error) => error.fmt(f),
+            Self::Tables(error) => error.fmt(f),
+            Self::Consumer(error) => error.fmt(f),
+            Self::Reader(error) => error.fmt(f),
+            Self::Overtaken => f.write_str(
+                "another reader with this consumer name has moved the stream's cursor: let one read \
+                 at a time",
+            ),
             Self::Prefix(error) => error.fmt(f),
             Self::Interrupted => f.write_str(
                 "the runtime was shut down during a transaction: it may have been committed",
@@ -65,8 +86,11 @@ impl std::error::Error for Error {
         match self {
             Self::Database(error) | Self::CommitUnknown(error) => Some(error),
             Self::Enqueue(error) => Some(error),
+            Self::Tables(error) => Some(error),
+            Self::Consumer(error) => Some(error),
+            Self::Reader(error) => Some(error),
             Self::Prefix(error) => Some(error),
-            Self::TransactionEnded | Self::Interrupted => None,
+            Self::TransactionEnded | Self::Overtaken | Self::Interrupted => None,
         }
     }
 }
@@ -87,6 +111,10 @@ impl From<Error> for sqlx::Error {
             Error::CommitUnknown(_)
             | Error::TransactionEnded
             | Error::Enqueue(_)
+            | Error::Tables(_)
+            | Error::Consumer(_)
+            | Error::Reader(_)
+            | Error::Overtaken
             | Error::Prefix(_)
             | Error::Interrupted => Self::Io(std::io::Error::other(error)),
         }
@@ -102,5 +130,11 @@ impl From<EnqueueError> for Error {
 impl From<InvalidPrefix> for Error {
     fn from(error: InvalidPrefix) -> Self {
         Self::Prefix(error)
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Tables(error)
     }
 }

@@ -97,13 +97,12 @@ fn answered<D: Driver, T>(
 }
 
 fn failed<D: Driver>(error: sqlx::Error) -> StoreError {
-    match D::kind(&error) {
-        StoreErrorKind::NotInstalled => StoreError::new(
-            StoreErrorKind::NotInstalled,
-            format!("{error}: the outbox tables are missing, install() or the text of ddl() makes them"),
-        ),
-        kind => StoreError::new(kind, error),
+    let kind = D::kind(&error);
+    if kind == StoreErrorKind::NotInstalled {
+        let help = "the outbox tables are missing, install() or the text of ddl() makes them";
+        return StoreError::new(kind, format!("{error}: {help}"));
     }
+    StoreError::new(kind, error)
 }
 
 fn odd(what: &'static str) -> sqlx::Error {
@@ -156,7 +155,8 @@ fn standing<D: Driver>(row: &D::Row) -> sqlx::Result<Standing> {
 }
 
 fn claim<D: Driver>(row: &D::Row) -> sqlx::Result<Claim> {
-    let rows = parse_ids(&text::<D>(row, 1)?).ok_or_else(|| odd("the ids of a claim are damaged"))?;
+    let rows =
+        parse_ids(&text::<D>(row, 1)?).ok_or_else(|| odd("the ids of a claim are damaged"))?;
     let digest = u32::try_from(number::<D>(row, 2)?).map_err(|_| odd("a digest is too large"))?;
     Ok(Claim { sequence: number::<D>(row, 0)?, rows, digest })
 }
@@ -186,25 +186,23 @@ fn only<D: Driver, T>(
     read(rows.first().ok_or_else(missing)?).map_err(|error| failed::<D>(error))
 }
 
-impl<D: Driver> Tables<D> {
-    /// What and where the database is, if it takes more than SQL to tell.
-    async fn place(&mut self) -> Result<String, StoreError> {
-        if D::DIALECT != Dialect::Sqlite {
-            return Ok(String::new());
-        }
-        let list = "SELECT file FROM pragma_database_list WHERE name = 'main'".to_owned();
-        let rows = self.query(list).await?;
-        let path = only::<D, _>(&rows, |row| Ok(D::text(row, 0)?.unwrap_or_default()))?;
-        Ok(sqlite_identity(path.as_ref()))
+/// What the database is, if it takes more than SQL to tell.
+pub(crate) async fn place<D: Driver>(connection: &mut D::Connection) -> sqlx::Result<String> {
+    if D::DIALECT != Dialect::Sqlite {
+        return Ok(String::new());
     }
+    let list = "SELECT file FROM pragma_database_list WHERE name = 'main'".to_owned();
+    let rows = D::query(connection, list).await?;
+    let path = rows.first().map(|row| D::text(row, 0)).transpose()?.flatten();
+    Ok(sqlite_identity(path.unwrap_or_default().as_ref()))
+}
 
-    /// Notes to which database the outbox belongs, if SQL could not.
-    pub(crate) async fn belong(&mut self) -> Result<(), StoreError> {
-        let place = self.place().await?;
-        if !place.is_empty() {
-            self.write(&[self.sql.belongs(&place)]).await?;
-        }
-        Ok(())
+impl<D: Driver> Tables<D> {
+    async fn place(&mut self) -> Result<String, StoreError> {
+        let mut connection = self.connection().await.map_err(|error| failed::<D>(error))?;
+        let place = place::<D>(&mut connection).await.map_err(|error| failed::<D>(error))?;
+        self.connection = Some(Kept(connection));
+        Ok(place)
     }
 }
 
@@ -215,8 +213,7 @@ impl<D: Driver> Store for Tables<D> {
         if D::DIALECT == Dialect::Sqlite {
             let found = self.place().await?;
             let is_same = same_sqlite(&description.belongs_to, &found);
-            description.found_in =
-                if is_same { description.belongs_to.clone() } else { found };
+            description.found_in = if is_same { description.belongs_to.clone() } else { found };
         }
         Ok(description)
     }

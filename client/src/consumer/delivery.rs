@@ -2,6 +2,7 @@
 
 use super::arrived::At;
 use super::leases::RunNumber;
+use super::run::Failure;
 use super::settlement::{Extension, Settlement};
 use super::settlements::{Action, Outcomes};
 use super::shared::{Shared, nack};
@@ -120,6 +121,11 @@ impl Delivery {
         self.settle(reject_action(reason))
     }
 
+    /// What a handler's error says is to be done.
+    pub fn fail(self, failure: Failure) -> Settlement {
+        self.settle(failure.into_action())
+    }
+
     fn settle(self, action: Action) -> Settlement {
         let Self { ticket, .. } = self;
         Settlement::new(ticket.settle(action), ticket.offset)
@@ -144,6 +150,18 @@ impl Delivery {
     #[must_use]
     pub fn lease_ends_at(&self) -> Option<Instant> {
         self.ticket.shared.lease_ends_at(&self.ticket)
+    }
+
+    /// The topic that it came from.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        self.ticket.shared.topic.as_str()
+    }
+
+    /// The subscription that it came from.
+    #[must_use]
+    pub fn subscription(&self) -> &str {
+        self.ticket.shared.subscription.as_str()
     }
 
     /// The message.

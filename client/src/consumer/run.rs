@@ -38,6 +38,10 @@ impl Failure {
     pub const fn release() -> Self {
         Self { action: Action::settle(Verdict::Release) }
     }
+
+    pub(super) fn into_action(self) -> Action {
+        self.action
+    }
 }
 
 impl<E: fmt::Display> From<E> for Failure {

@@ -1,7 +1,6 @@
 //! MariaDB and MySQL.
 
 use super::{Driver, same_for_all};
-use futures_core::Stream as _;
 use posthouse_client::outbox::sql::{Dialect, Sql};
 use posthouse_client::outbox::{NewRow, StoreErrorKind};
 use sqlx::error::DatabaseError;
@@ -20,9 +19,8 @@ impl Maria {
 const ROLLED_BACK: [u16; 3] = [1213, 1205, 3101];
 
 /// Too many connections, shutting down, connection lost, killed, read-only after a failover.
-const PASSING: [u16; 15] = [
-    1040, 1053, 1077, 1079, 1158, 1159, 1160, 1161, 1203, 1290, 1836, 1927, 2006, 2013, 4031,
-];
+const PASSING: [u16; 15] =
+    [1040, 1053, 1077, 1079, 1158, 1159, 1160, 1161, 1203, 1290, 1836, 1927, 2006, 2013, 4031];
 
 fn number(error: &(dyn DatabaseError + 'static)) -> u16 {
     error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number)

@@ -1,7 +1,6 @@
 //! PostgreSQL.
 
 use super::{Driver, same_for_all};
-use futures_core::Stream as _;
 use posthouse_client::outbox::sql::{Dialect, Sql};
 use posthouse_client::outbox::{NewRow, StoreErrorKind};
 use sqlx::error::DatabaseError;
@@ -61,9 +60,8 @@ impl Driver for Pg {
     fn refused_commit(error: &(dyn DatabaseError + 'static)) -> bool {
         // What ends the session can come after the commit is on disk.
         let refused = error.try_downcast_ref::<PgDatabaseError>();
-        refused.is_some_and(|error| {
-            error.severity() == PgSeverity::Error && error.code() != "40003"
-        })
+        refused
+            .is_some_and(|error| error.severity() == PgSeverity::Error && error.code() != "40003")
     }
 
     fn kind_of(error: &(dyn DatabaseError + 'static)) -> StoreErrorKind {

@@ -1,7 +1,6 @@
 //! SQLite.
 
 use super::{Driver, same_for_all};
-use futures_core::Stream as _;
 use posthouse_client::outbox::sql::{Dialect, Sql};
 use posthouse_client::outbox::{NewRow, StoreErrorKind};
 use sqlx::error::DatabaseError;

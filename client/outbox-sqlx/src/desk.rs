@@ -1,0 +1,352 @@
+//! The inbox' part of a handler's transaction, for any kind of database.
+
+use crate::core::{commit, ended, roll_back};
+use crate::driver::Driver;
+use crate::error::Error;
+use crate::sends::Bell;
+use crate::unbroken::unbroken;
+use posthouse_client::failpoint::failpoint;
+use posthouse_client::outbox::sql::{Arrival, Dialect, Floor, Sql};
+use posthouse_client::outbox::{Floors, StoreErrorKind};
+use posthouse_client::{Delivery, Failure, Offset, Retry};
+use sqlx::{Pool, Transaction};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long a message's row is kept at least, unless set.
+const WINDOW: Duration = Duration::from_secs(7 * 86_400);
+/// Between two collections of rows that are not needed any more.
+const COLLECT_EVERY: Duration = Duration::from_secs(3600);
+/// A floor stands for so long before rows are deleted that only it refuses again: longer than an
+/// insert can wait that was begun before.
+const FLOOR_STANDS: Duration = Duration::from_secs(60);
+/// Rows deleted in one transaction.
+const ROWS_AT_ONCE: u32 = 1000;
+/// The wait before a message is given back that our own database kept us from handling.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where the messages of one consumer name are handled.
+pub(crate) struct Desk<D: Driver> {
+    pub(crate) pool: Pool<D::Db>,
+    pub(crate) sql: Arc<Sql>,
+    pub(crate) consumer: String,
+    pub(crate) window: Duration,
+    pub(crate) floors: Arc<Floors>,
+    pub(crate) wakes: Option<Bell>,
+}
+
+/// What a delivery is to the inbox.
+#[derive(Debug)]
+pub(crate) enum Admitted<T> {
+    /// Handle it, in this transaction.
+    New(T),
+    /// Its message was handled.
+    Duplicate,
+    /// Its message was handled under a later hand-out, or so long ago that it is forgotten.
+    Stale,
+}
+
+impl<D: Driver> Clone for Desk<D> {
+    fn clone(&self) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            sql: Arc::clone(&self.sql),
+            consumer: self.consumer.clone(),
+            window: self.window,
+            floors: Arc::clone(&self.floors),
+            wakes: self.wakes.clone(),
+        }
+    }
+}
+
+impl<D: Driver> fmt::Debug for Desk<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").field("consumer", &self.consumer).finish_non_exhaustive()
+    }
+}
+
+impl<D: Driver> Desk<D> {
+    pub(crate) fn new(pool: Pool<D::Db>, consumer: String) -> Self {
+        let sql = Arc::new(Sql::standard(D::DIALECT));
+        Self { pool, sql, consumer, window: WINDOW, floors: Arc::default(), wakes: None }
+    }
+
+    fn arrival(&self, delivery: &Delivery) -> Arrival {
+        Arrival {
+            consumer: self.consumer.clone(),
+            source: source(delivery),
+            message_id: delivery.id(),
+            place: delivery.offset(),
+            fence: delivery.fence(),
+            created_at: delivery.created_at(),
+        }
+    }
+
+    /// Begins the transaction of a delivery's handler: the note that it is handled comes first.
+    pub(crate) async fn admit(
+        &self,
+        delivery: &Delivery,
+    ) -> Result<Admitted<Transaction<'static, D::Db>>, Error> {
+        let arrival = self.arrival(delivery);
+        let floor = Floor { place: delivery.ack_floor(), fence: delivery.fence() };
+        self.floors.note(&arrival.source, floor.place, floor.fence);
+        let (pool, sql) = (self.pool.clone(), Arc::clone(&self.sql));
+        let admit = async move {
+            let mut tx = D::begin(&pool).await?;
+            let admitted = match first::<D>(&mut tx, sql.inbox_insert(&arrival)).await {
+                Ok(true) => return Ok(Admitted::New(tx)),
+                Ok(false) => look::<D, _>(&mut tx, &sql, &arrival).await,
+                Err(error) => Err(error),
+            };
+            roll_back::<D>(tx).await;
+            Ok(admitted?)
+        };
+        let admitted = unbroken(admit).await?;
+        if let Ok(Admitted::Duplicate | Admitted::Stale) = &admitted {
+            let is_stale = matches!(admitted, Ok(Admitted::Stale));
+            let (id, offset, source) = (delivery.id(), delivery.offset(), source(delivery));
+            tracing::debug!(%id, %offset, source, is_stale, "not handled again");
+        }
+        admitted
+    }
+
+    /// Commits the transaction of [`Self::admit`] and acks the delivery.
+    pub(crate) async fn conclude(
+        &self,
+        mut tx: Transaction<'static, D::Db>,
+        delivery: Delivery,
+    ) -> Result<(), Error> {
+        let (sql, arrival) = (Arc::clone(&self.sql), self.arrival(&delivery));
+        let wakes = self.wakes.clone();
+        let conclude = async move {
+            let concluded = conclude::<D>(&mut tx, &sql, &arrival).await;
+            let concluded = match concluded {
+                Ok(()) => commit::<D>(tx).await,
+                Err(error) => {
+                    roll_back::<D>(tx).await;
+                    Err(error)
+                }
+            };
+            match &concluded {
+                Ok(()) => {
+                    failpoint("inbox.after-commit");
+                    // It is sent again until it counts.
+                    drop(delivery.ack());
+                    wakes.into_iter().for_each(Bell::ring);
+                }
+                Err(error @ Error::TransactionEnded) => {
+                    drop(delivery.nack_because(Retry::Backoff, &error.to_string()));
+                }
+                Err(_) => drop(delivery.release()),
+            }
+            concluded
+        };
+        unbroken(conclude).await?
+    }
+
+    /// The place at which a stream goes on.
+    pub(crate) async fn cursor(&self, source: &str) -> Result<Option<Offset>, Error> {
+        let (pool, text) = (self.pool.clone(), self.sql.cursor(&self.consumer, source));
+        let cursor = async move {
+            let mut connection = pool.acquire().await?;
+            Ok(place_of::<D>(&D::query(&mut connection, text).await?)?)
+        };
+        unbroken(cursor).await?
+    }
+
+    /// Begins the transaction of a batch: the cursor moves first.
+    pub(crate) async fn advance(
+        &self,
+        source: &str,
+        from: Option<Offset>,
+        to: Offset,
+    ) -> Result<Transaction<'static, D::Db>, Error> {
+        let text = self.sql.cursor_advance(&self.consumer, source, from, to);
+        let pool = self.pool.clone();
+        let advance = async move {
+            let mut tx = D::begin(&pool).await?;
+            match first::<D>(&mut tx, text).await {
+                Ok(true) => Ok(tx),
+                Ok(false) => Err(Error::Overtaken),
+                Err(error) => Err(Error::Database(error)),
+            }
+        };
+        unbroken(advance).await?
+    }
+
+    /// Commits the transaction of [`Self::advance`].
+    pub(crate) async fn arrive(
+        &self,
+        mut tx: Transaction<'static, D::Db>,
+        source: &str,
+        to: Offset,
+    ) -> Result<(), Error> {
+        let text = self.sql.cursor(&self.consumer, source);
+        let wakes = self.wakes.clone();
+        let arrive = async move {
+            let found = D::query(&mut tx, text).await.map_err(ended)?;
+            if place_of::<D>(&found)? != Some(to) {
+                roll_back::<D>(tx).await;
+                return Err(Error::TransactionEnded);
+            }
+            failpoint("inbox.before-commit");
+            commit::<D>(tx).await?;
+            failpoint("inbox.after-commit");
+            wakes.into_iter().for_each(Bell::ring);
+            Ok(())
+        };
+        unbroken(arrive).await?
+    }
+
+    /// Gives a delivery back that the database did not let us handle; an error if it will not
+    /// let us handle the next one either.
+    pub(crate) async fn give_back(
+        &self,
+        delivery: Option<Delivery>,
+        error: Error,
+    ) -> Result<(), Error> {
+        let is_passing = if let Error::Database(error) = &error {
+            D::kind(error) == StoreErrorKind::Transient
+        } else {
+            matches!(error, Error::CommitUnknown(_) | Error::TransactionEnded)
+        };
+        if is_passing {
+            tracing::warn!(%error, consumer = self.consumer, "message given back");
+            sleep(PAUSE).await;
+        }
+        drop(delivery.map(Delivery::release));
+        if is_passing { Ok(()) } else { Err(error) }
+    }
+
+    /// What a handler has said, or that it panicked.
+    pub(crate) async fn refuse(
+        &self,
+        tx: Transaction<'static, D::Db>,
+        delivery: Delivery,
+        failure: Failure,
+    ) {
+        roll_back::<D>(tx).await;
+        drop(delivery.fail(failure));
+    }
+
+    /// Deletes what is not needed any more, if that was not done within an hour.
+    pub(crate) async fn collect_if_due(&self) {
+        if !self.floors.is_due(Instant::now(), COLLECT_EVERY) {
+            return;
+        }
+        if let Err(error) = self.collect().await {
+            tracing::warn!(%error, "inbox rows not deleted; tried again in an hour");
+        }
+    }
+
+    /// Deletes what is not needed any more.
+    pub(crate) async fn collect(&self) -> Result<u64, Error> {
+        let mut count = 0;
+        for (source, floor) in self.floors.seen() {
+            let this = self.clone();
+            let collect = async move {
+                let mut connection = this.pool.acquire().await?;
+                this.collect_one(&mut connection, &source, floor).await
+            };
+            count += unbroken(collect).await??;
+        }
+        Ok(count)
+    }
+
+    /// A row may go once its floor has stood for a while: then whoever brings its message again, even
+    /// in a statement that was begun long ago, is refused by one of the two.
+    async fn collect_one(
+        &self,
+        connection: &mut D::Connection,
+        source: &str,
+        floor: Floor,
+    ) -> sqlx::Result<u64> {
+        let (sql, consumer) = (&self.sql, self.consumer.as_str());
+        let [raise, insert] = sql.inbox_raise(consumer, source, floor, [self.window, FLOOR_STANDS]);
+        let kept = D::query(connection, sql.inbox_floor(consumer, source)).await?;
+        let Some(kept) = kept.first() else {
+            D::run(connection, insert).await?;
+            return Ok(0);
+        };
+        let stands = D::number(kept, 2)?.and_then(|age| u64::try_from(age).ok());
+        if stands.is_none_or(|age| Duration::from_millis(age) < FLOOR_STANDS) {
+            return Ok(0);
+        }
+        let mut count = 0;
+        loop {
+            let text = sql.inbox_forget(consumer, source, ROWS_AT_ONCE);
+            let deleted = D::run(connection, text).await?.first().copied().unwrap_or_default();
+            count += deleted;
+            if deleted < u64::from(ROWS_AT_ONCE) {
+                break;
+            }
+        }
+        D::run(connection, raise).await?;
+        Ok(count)
+    }
+}
+
+/// The name under which a delivery's places are known.
+fn source(delivery: &Delivery) -> String {
+    format!("{}.{}", delivery.topic(), delivery.subscription())
+}
+
+/// Runs the first statement of a transaction, which may wait for another one's, but not for long;
+/// whether it has changed its row.
+async fn first<D: Driver>(connection: &mut D::Connection, text: String) -> sqlx::Result<bool> {
+    let [before, behind] = D::bounded_wait();
+    match D::run(connection, format!("{before};\n{text};\n{behind}")).await {
+        Ok(changed) => Ok(changed.get(1) == Some(&1)),
+        Err(error) => {
+            if D::DIALECT == Dialect::Mysql {
+                // The setting is the session's, and would outlive the transaction. If this fails,
+                // so has the session.
+                let _ = D::run(connection, behind.to_owned()).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What was in the way of a message's row.
+async fn look<D: Driver, T>(
+    connection: &mut D::Connection,
+    sql: &Sql,
+    arrival: &Arrival,
+) -> sqlx::Result<Admitted<T>> {
+    let text = sql.inbox_row(&arrival.consumer, arrival.message_id);
+    let rows = D::query(connection, text).await?;
+    // Below the floor, or deleted since because it is.
+    let Some(row) = rows.first() else { return Ok(Admitted::Stale) };
+    let is_same_copy = D::text(row, 0)?.as_deref() == Some(&arrival.source)
+        && number::<D>(row, 1)? == arrival.place.0;
+    let stored = (number::<D>(row, 2)?, number::<D>(row, 3)?);
+    let is_later = stored > (u64::from(arrival.fence.epoch.0), arrival.fence.counter);
+    Ok(if is_same_copy && is_later { Admitted::Stale } else { Admitted::Duplicate })
+}
+
+/// Sees that the transaction still has the row that it began with.
+async fn conclude<D: Driver>(
+    connection: &mut D::Connection,
+    sql: &Sql,
+    arrival: &Arrival,
+) -> Result<(), Error> {
+    let text = sql.inbox_row(&arrival.consumer, arrival.message_id);
+    let rows = D::query(connection, text).await.map_err(ended)?;
+    let row = rows.first().ok_or(Error::TransactionEnded)?;
+    if number::<D>(row, 3)? != arrival.fence.counter {
+        return Err(Error::TransactionEnded);
+    }
+    failpoint("inbox.before-commit");
+    Ok(())
+}
+
+fn number<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<u64> {
+    Ok(D::number(row, column)?.unwrap_or_default().unsigned_abs())
+}
+
+fn place_of<D: Driver>(rows: &[D::Row]) -> sqlx::Result<Option<Offset>> {
+    rows.first().map(|row| number::<D>(row, 0).map(Offset)).transpose()
+}

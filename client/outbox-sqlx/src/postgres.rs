@@ -1,0 +1,21 @@
+//! Outbox and inbox in PostgreSQL.
+
+use crate::core::{Core, roll_back, rows};
+use crate::crew;
+use crate::desk::{Admitted, Desk};
+use crate::driver::postgres::Pg;
+use crate::error::Error;
+use crate::inbox::inbox;
+use crate::outbox::outbox;
+use crate::sends::{Bell, Sends};
+use posthouse_client::outbox::batches::{next_batch, save_at_broker};
+use posthouse_client::outbox::{Lag, NewRow, Parked, Relay, RowId, Store};
+use posthouse_client::{Client, Consumer, Delivery, Failure, Outgoing, Reader, Record, Retry};
+use sqlx::{PgPool, Postgres, Transaction};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+
+outbox!(Pg, Postgres, PgPool);
+inbox!(Pg, Postgres, PgPool);
