@@ -1,0 +1,98 @@
+//! Databases and a broker for the tests of this package.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+
+use posthouse_broker::{Broker, Config};
+use posthouse_client::{Client, Consumer, TopicSettings};
+use posthouse_databases::{MariaDb, Postgres};
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
+use sqlx::{MySqlPool, PgPool, SqlitePool};
+use std::time::Duration;
+
+pub const SECONDS: Duration = Duration::from_secs(20);
+
+/// A broker with a topic and a subscription, and a client of it.
+pub async fn broker() -> (Broker, Client) {
+    let broker = Broker::start(Config::temporary().unwrap()).await.unwrap();
+    let client = Client::builder().connector(broker.connector()).connect().await.unwrap();
+    client.admin().create_topic("orders", TopicSettings::default()).await.unwrap();
+    client.admin().ensure_subscription("orders", "billing").await.unwrap();
+    (broker, client)
+}
+
+/// Bodies in the order in which they come, all of them acked.
+pub async fn bodies(consumer: &mut Consumer, count: usize) -> Vec<String> {
+    let mut bodies = Vec::new();
+    while bodies.len() < count {
+        let next = tokio::time::timeout(SECONDS, consumer.next()).await;
+        let delivery = next.expect("a message within 20 seconds").unwrap().unwrap();
+        bodies.push(String::from_utf8(delivery.body().to_vec()).unwrap());
+        delivery.ack().await.unwrap();
+    }
+    bodies
+}
+
+pub mod postgres {
+    use super::*;
+
+    pub async fn pool() -> (PgPool, ()) {
+        let database = Postgres::shared().create_database().unwrap();
+        let options = PgPoolOptions::new().max_connections(4).acquire_timeout(SECONDS);
+        (options.connect(database.url()).await.unwrap(), ())
+    }
+}
+
+pub mod mysql {
+    use super::*;
+
+    pub async fn pool() -> (MySqlPool, ()) {
+        let database = MariaDb::shared().create_database().unwrap();
+        let options = MySqlPoolOptions::new().max_connections(4).acquire_timeout(SECONDS);
+        (options.connect(database.url()).await.unwrap(), ())
+    }
+}
+
+pub mod sqlite {
+    use super::*;
+
+    pub async fn pool() -> (SqlitePool, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(folder.path().join("app.db"))
+            .journal_mode(SqliteJournalMode::Wal)
+            .create_if_missing(true);
+        let pool = SqlitePoolOptions::new().max_connections(4).acquire_timeout(SECONDS);
+        (pool.connect_with(options).await.unwrap(), folder)
+    }
+}
+
+/// The same tests on each kind of database: in them `on` is the package's module for it, `pool()`
+/// gives an empty database, and `Db` is sqlx' name for it.
+#[macro_export]
+macro_rules! on_each {
+    ($($test:item)*) => {
+        mod on_postgres {
+            use super::*;
+            use posthouse_outbox_sqlx::postgres as on;
+            use sqlx::Postgres as Db;
+            use $crate::support::postgres::pool;
+            $($test)*
+        }
+        mod on_mysql {
+            use super::*;
+            use posthouse_outbox_sqlx::mysql as on;
+            use sqlx::MySql as Db;
+            use $crate::support::mysql::pool;
+            $($test)*
+        }
+        mod on_sqlite {
+            use super::*;
+            use posthouse_outbox_sqlx::sqlite as on;
+            use sqlx::Sqlite as Db;
+            use $crate::support::sqlite::pool;
+            $($test)*
+        }
+    };
+}
