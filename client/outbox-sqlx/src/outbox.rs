@@ -156,7 +156,7 @@ macro_rules! outbox {
             ///
             /// Any number of processes may run one: one of them works, the others stand by.
             pub fn relay(&self, client: &Client) -> Relay<impl Store + use<>> {
-                Relay::new(self.core.tables(), client).bell(Arc::clone(&self.core.bell))
+                Relay::new(self.core.tables(), client.clone()).bell(Arc::clone(&self.core.bell))
             }
 
             /// The tables as a relay sees them, over a connection of its own.
