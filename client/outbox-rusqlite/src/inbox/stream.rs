@@ -1,0 +1,193 @@
+//! Reading a topic into a database whose own cursor says how far it has come.
+
+use super::Inbox;
+use crate::error::Error;
+use crate::tables::immediate;
+use crate::worker::Worker;
+use posthouse_client::failpoint::failpoint;
+use posthouse_client::{ErrorCode, Offset, ReadError, Reader, Record, RequestError};
+use rusqlite::{Connection, Transaction};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Records in one transaction at most.
+const RECORDS_MAX: usize = 1000;
+/// Bytes of bodies after which a batch is full.
+const BYTES_MAX: usize = 1 << 20;
+/// The wait before a broker that cannot be reached is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Inbox {
+    /// Reads a topic in batches, each handled in one transaction that also moves the cursor which
+    /// this database keeps for it. So every record takes effect once, whatever crashes.
+    ///
+    /// Reading starts at the database's cursor; if there is none yet, where the reader stands. The
+    /// broker's own cursor, of a reader opened at [`Position::Saved`](posthouse_client::Position), is
+    /// saved after the commit, for the sake of the topic's retention only. A reader that
+    /// [follows](posthouse_client::OpenReader::follow) makes this run for ever; else it returns at the
+    /// end of the topic. A lost broker is waited for. A record that arrives damaged is logged as an
+    /// error and passed over.
+    ///
+    /// ```no_run
+    /// # use posthouse_client::{Position, Record}; use posthouse_outbox_rusqlite::{Error, Inbox};
+    /// # async fn demo(client: posthouse_client::Client, inbox: Inbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// let reader = client.reader("events", Position::Earliest).follow().await?;
+    /// let handler = |tx: &rusqlite::Transaction<'_>, records: &[Record]| {
+    ///     for record in records {
+    ///         tx.execute("INSERT INTO events (body) VALUES (?1)", [&record.body()[..]])?;
+    ///     }
+    ///     Ok::<_, rusqlite::Error>(())
+    /// };
+    /// inbox.run_stream(reader, handler).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped, the batch at work is carried out to its end or not at all; run again, it goes on
+    /// where the database's cursor is.
+    ///
+    /// # Errors
+    ///
+    /// What `handler` returns, or an [`Error`] made into one; that batch is rolled back. One of them
+    /// is that another reader has moved the cursor: two with one consumer name stop each other
+    /// rather than handle anything twice.
+    pub async fn run_stream<H, E>(&self, mut reader: Reader, handler: H) -> Result<(), E>
+    where
+        H: Fn(&Transaction<'_>, &[Record]) -> Result<(), E> + Send + Sync + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let worker = Worker::start("posthouse-inbox", self.database.clone());
+        let handler = Arc::new(handler);
+        let mut cursor = self.cursor(&worker, reader.topic()).await?;
+        if let Some(next) = cursor {
+            reader.seek(next);
+        }
+        let mut saves = true;
+        while let Some(batch) = next_batch(&mut reader).await? {
+            let moved = Move { topic: reader.topic().to_owned(), from: cursor, to: batch.next };
+            let (inbox, handler) = (self.clone(), Arc::clone(&handler));
+            let work = move |connection: &mut Connection| {
+                inbox.take_batch(connection, &moved, |tx| handler(tx, &batch.records))
+            };
+            worker.call::<_, E>(work).await?;
+            cursor = Some(batch.next);
+            saves = saves && save(&reader, batch.next).await;
+        }
+        Ok(())
+    }
+
+    async fn cursor(&self, worker: &Worker, topic: &str) -> Result<Option<Offset>, Error> {
+        let (inbox, topic) = (self.clone(), topic.to_owned());
+        let look = move |connection: &mut Connection| {
+            inbox.tables.cursor(connection, [&inbox.consumer, &topic])
+        };
+        worker.call(look).await
+    }
+
+    fn take_batch<E: From<Error>>(
+        &self,
+        connection: &mut Connection,
+        moved: &Move,
+        handler: impl FnOnce(&Transaction<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let tx = immediate(connection)?;
+        let names = [self.consumer.as_str(), moved.topic.as_str()];
+        if !self.tables.move_cursor(&tx, names, moved.from, moved.to)? {
+            return Err(Error::moved(&self.consumer, &moved.topic).into());
+        }
+        handler(&tx)?;
+        failpoint("inbox.before-commit");
+        tx.commit().map_err(Error::commit)?;
+        failpoint("inbox.after-commit");
+        Ok(())
+    }
+}
+
+/// A cursor's way.
+struct Move {
+    topic: String,
+    from: Option<Offset>,
+    to: Offset,
+}
+
+/// Records that are handled together.
+struct Batch {
+    records: Arc<Vec<Record>>,
+    next: Offset,
+}
+
+/// What is there, one record at least; `None` at the end.
+async fn next_batch(reader: &mut Reader) -> Result<Option<Batch>, Error> {
+    let mut records: Vec<Record> = Vec::new();
+    let mut bytes = 0;
+    while records.len() < RECORDS_MAX && bytes < BYTES_MAX {
+        let found = if records.is_empty() {
+            reader.next().await
+        } else {
+            match if_ready(reader.next()).await {
+                Some(found) => found,
+                None => break,
+            }
+        };
+        match found {
+            Ok(Some(record)) => {
+                bytes += record.body().len();
+                records.push(record);
+            }
+            Ok(None) => break,
+            Err(error) => pass_over(error).await?,
+        }
+    }
+    let next = records.last().map(|record| record.offset().next());
+    Ok(next.map(|next| Batch { records: Arc::new(records), next }))
+}
+
+/// Waits where waiting helps, and gives up where it does not.
+async fn pass_over(error: ReadError) -> Result<(), Error> {
+    match &error {
+        ReadError::Damaged { .. } => tracing::error!(%error, "record passed over"),
+        ReadError::Request(
+            RequestError::TimedOut { .. }
+            | RequestError::ConnectionLost
+            | RequestError::Protocol(_),
+        ) => {
+            tracing::warn!(%error, "asking again");
+            sleep(PAUSE).await;
+        }
+        ReadError::Request(RequestError::Refused(refusal))
+            if refusal.code().is_some_and(ErrorCode::is_retriable) =>
+        {
+            tracing::warn!(%error, "asking again");
+            sleep(refusal.retry_after().unwrap_or(PAUSE)).await;
+        }
+        ReadError::Request(_) | ReadError::NoSubscription | _ => return Err(Error::reading(error)),
+    }
+    Ok(())
+}
+
+/// Saves the broker's cursor; false if this reader has none.
+async fn save(reader: &Reader, next: Offset) -> bool {
+    match reader.save(next).await {
+        Ok(()) => true,
+        Err(ReadError::NoSubscription) => false,
+        Err(error) => {
+            tracing::warn!(%error, "the broker's cursor is not saved; the next batch saves it");
+            true
+        }
+    }
+}
+
+/// The result of a future that is there at once; else the future is dropped.
+async fn if_ready<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
