@@ -2,6 +2,7 @@
 
 use crate::admin::Admin;
 use crate::builder::ClientBuilder;
+use crate::commit::{Commit, OpenProducer};
 use crate::consumer::OpenConsumer;
 use crate::core::Core;
 use crate::mailbox::CloseReport;
@@ -14,7 +15,7 @@ use {
     crate::call::expect_reply,
     crate::error::RequestError,
     bytes::Bytes,
-    posthouse_protocol::message::{Commit, Committed, ProducerInfo, ProducerOpened},
+    posthouse_protocol::message::{self, Committed, ProducerInfo, ProducerOpened},
     posthouse_protocol::{Name, Outcome, ProducerEpoch},
     std::future::Future,
 };
@@ -62,6 +63,19 @@ impl Client {
     /// [follow](OpenReader::follow).
     pub fn reader(&self, topic: impl Into<String>, from: Position) -> OpenReader {
         OpenReader::new(Arc::clone(&self.core), topic.into(), from)
+    }
+
+    /// Begins a commit: `client.commit().publish("bills", bill).ack(delivery).await?`.
+    ///
+    /// All of it happens or nothing does; see [`Commit`].
+    pub fn commit(&self) -> Commit {
+        Commit::new(Arc::clone(&self.core), None, None)
+    }
+
+    /// Opens a named producer for commits with numbers of their own:
+    /// `client.producer("importer").await?`. Whoever had it open is fenced off.
+    pub fn producer(&self, name: impl Into<String>) -> OpenProducer {
+        OpenProducer::new(Arc::clone(&self.core), name.into())
     }
 
     /// Topics and subscriptions: creating, describing, deleting.
@@ -119,7 +133,7 @@ impl Client {
     /// [`RequestError`]; its outcome speaks of all tries. `OUT_OF_SEQUENCE` is returned at once.
     pub fn send_commit(
         &self,
-        commit: Commit,
+        commit: message::Commit,
         tail: Bytes,
         timeout: Duration,
     ) -> impl Future<Output = Result<Committed, RequestError>> + Send + use<> {

@@ -13,9 +13,11 @@ mod shared;
 
 pub(crate) use arrived::cut;
 pub use delivery::{Delivery, Retry};
+pub(crate) use delivery::{nack_action, reject_action};
 pub(crate) use link::Link;
 pub use run::{Failure, Run};
 pub use settlement::{Extension, Settlement};
+pub(crate) use settlements::{Action, Settlements};
 pub(crate) use shared::Shared;
 
 use crate::core::Core;

@@ -6,7 +6,7 @@ use crate::limits::BrokerLimits;
 use crate::lock::lock;
 use crate::mailbox::{CloseReport, Mail, Mailbox};
 use crate::options::Options;
-use crate::publisher;
+use crate::{commit, publisher};
 use bytes::Bytes;
 #[cfg(feature = "outbox")]
 use posthouse_protocol::message::{Commit, ProducerDescribe, ProducerInfo};
@@ -29,12 +29,18 @@ pub(crate) struct Core {
     pub(crate) options: Options,
     pub(crate) limits: Arc<BrokerLimits>,
     calls: Semaphore,
+    /// Bytes of commits that may wait or be in flight; a permit each.
+    pub(crate) commit_room: Arc<Semaphore>,
     publishers_made: AtomicU64,
+    lanes_made: AtomicU64,
     consumers_made: AtomicU32,
     driver: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Core {
+    /// Bytes of commits that may wait or be in flight.
+    pub(crate) const COMMIT_BYTES: usize = 16 << 20;
+
     pub(crate) fn new(
         mailbox: Arc<Mailbox>,
         options: Options,
@@ -46,7 +52,9 @@ impl Core {
             options,
             limits,
             calls: Semaphore::new(CALLS_MAX),
+            commit_room: Arc::new(Semaphore::new(Self::COMMIT_BYTES)),
             publishers_made: AtomicU64::new(0),
+            lanes_made: AtomicU64::new(0),
             consumers_made: AtomicU32::new(0),
             driver: Mutex::new(Some(driver)),
         }
@@ -54,6 +62,10 @@ impl Core {
 
     pub(crate) fn next_publisher(&self) -> publisher::Key {
         publisher::Key(self.publishers_made.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn next_lane(&self) -> commit::Key {
+        commit::Key::Named(self.lanes_made.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(crate) fn next_consumer(&self) -> ConsumerId {

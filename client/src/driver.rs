@@ -9,6 +9,7 @@ mod session;
 mod timers;
 
 pub(crate) use outgoing::{Outgoing, Owner};
+pub(crate) use timers::Timers;
 
 use crate::connector::Connector;
 use crate::error::ConnectError;

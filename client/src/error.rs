@@ -2,10 +2,12 @@
 //!
 //! Every one of them says through `outcome()` whether the thing can still have happened.
 
+mod commit;
 mod publish;
 mod receive;
 mod request;
 
+pub use commit::{CommitError, CommitErrorKind, CommitPart};
 pub use publish::{PublishError, TrySubmitError};
 pub use receive::{ConsumeError, ReadError, SettleError};
 pub use request::{ConnectError, RequestError};

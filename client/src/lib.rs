@@ -36,6 +36,7 @@ mod builder;
 mod call;
 mod client;
 mod clock;
+mod commit;
 mod completion;
 mod connector;
 mod consumer;
@@ -59,11 +60,12 @@ mod record;
 pub use admin::Admin;
 pub use builder::ClientBuilder;
 pub use client::Client;
+pub use commit::{Commit, Committed, Cursor, OpenProducer, Producer};
 pub use connector::{Connecting, Connector, Pipe};
 pub use consumer::{Consumer, Delivery, Extension, Failure, OpenConsumer, Retry, Run, Settlement};
 pub use error::{
-    ConnectError, ConsumeError, PublishError, ReadError, Refusal, RequestError, SettleError,
-    TrySubmitError,
+    CommitError, CommitErrorKind, CommitPart, ConnectError, ConsumeError, PublishError, ReadError,
+    Refusal, RequestError, SettleError, TrySubmitError,
 };
 pub use mailbox::CloseReport;
 pub use message::{Message, Outgoing};

@@ -5,10 +5,12 @@
 //! are counted by [`Core`](crate::core::Core).
 
 use crate::call::Call;
+use crate::commit::{self, Job};
 use crate::error::RequestError;
 use crate::lock::lock;
 use crate::{consumer, publisher};
-use posthouse_protocol::{ConsumerId, TopicId, message::ProducerOpened};
+use posthouse_protocol::{ConsumerId, Name, TopicId, message::ProducerOpened};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use tokio::sync::oneshot;
@@ -39,6 +41,21 @@ pub(crate) enum Mail {
     },
     /// A consumer took or settled something, or has been dropped.
     Consumer(ConsumerId),
+    /// Make a commit.
+    Commit(Box<Job>),
+    /// A named producer exists now.
+    ProducerOpened {
+        /// Its commits' lane.
+        key: commit::Key,
+        /// Its name.
+        name: Name,
+        /// As whom.
+        opened: ProducerOpened,
+        /// Where its handle looks for its last sequence.
+        last: Arc<AtomicU64>,
+    },
+    /// A named producer's handle is gone.
+    ProducerDropped(commit::Key),
     /// Send what is left and end.
     Close {
         /// Until then at the latest.
@@ -53,7 +70,7 @@ pub(crate) enum Mail {
 /// What [`Client::close`](crate::Client::close) had to leave behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CloseReport {
-    /// Messages submitted that have no receipt. Their futures say which of them may be stored.
+    /// Messages submitted or in commits that have no receipt. Their futures say which of them may be stored.
     pub unsent: u64,
     /// Deliveries that the application still held, or whose settlement was not confirmed.
     pub unsettled: u64,

@@ -5,6 +5,7 @@ mod open;
 pub use open::{OpenReader, Position};
 
 use crate::call::{Answer, Repeat, expect_reply};
+use crate::commit::Cursor;
 use crate::consumer::cut;
 use crate::core::Core;
 use crate::error::{ReadError, RequestError};
@@ -38,7 +39,7 @@ const FOLLOW_WAIT: Duration = Duration::from_secs(20);
 pub struct Reader {
     core: Arc<Core>,
     topic: (TopicId, Name),
-    subscription: Option<SubscriptionId>,
+    subscription: Option<(SubscriptionId, String)>,
     follows: Follow,
     state: State,
     slices: VecDeque<Part>,
@@ -166,10 +167,21 @@ impl Reader {
     ///
     /// [`ReadError::NoSubscription`], or the request's error. Saving again is safe.
     pub async fn save(&self, next: Offset) -> Result<(), ReadError> {
-        let subscription = self.subscription.ok_or(ReadError::NoSubscription)?;
-        let save = CursorSave { subscription, offset: next };
+        let (subscription, _) = self.subscription.as_ref().ok_or(ReadError::NoSubscription)?;
+        let save = CursorSave { subscription: *subscription, offset: next };
         let answer = self.core.call(save, Repeat::Safe).await?;
         expect_reply!(answer, Done).map(|_| ()).map_err(ReadError::Request)
+    }
+
+    /// The subscription's cursor at this place, to be saved in a [commit](crate::Commit), for a reader
+    /// opened at [`Position::Saved`]: everything below `next` is done.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::NoSubscription`].
+    pub fn cursor(&self, next: Offset) -> Result<Cursor, ReadError> {
+        let (subscription, name) = self.subscription.clone().ok_or(ReadError::NoSubscription)?;
+        Ok(Cursor { subscription, next, topic: self.topic.1.clone(), name })
     }
 
     /// The topic.

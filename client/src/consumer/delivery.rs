@@ -10,7 +10,7 @@ use crate::clock::millis;
 use crate::record::Record;
 use bytes::Bytes;
 use posthouse_protocol::message::{BACKOFF, Verdict};
-use posthouse_protocol::{Attempt, Fence, MessageId, Offset, Timestamp};
+use posthouse_protocol::{Attempt, Fence, MessageId, Name, Offset, SubscriptionId, Timestamp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -51,13 +51,20 @@ pub(crate) struct Ticket {
     pub(super) position: u32,
     /// The subscribing that it came in.
     pub(super) subscribing: u32,
+    /// The subscription as it was numbered then.
+    pub(super) subscription: SubscriptionId,
     /// Bytes that it takes of the credit.
     pub(super) bytes: u64,
     is_settled: AtomicBool,
 }
 
 impl Ticket {
-    pub(super) const fn new(shared: Arc<Shared>, at: At, subscribing: u32, bytes: u64) -> Self {
+    pub(super) const fn new(
+        shared: Arc<Shared>,
+        at: At,
+        (subscribing, subscription): (u32, SubscriptionId),
+        bytes: u64,
+    ) -> Self {
         let At { offset, fence, attempt, ack_floor, run, position } = at;
         let is_settled = AtomicBool::new(false);
         Self {
@@ -69,6 +76,7 @@ impl Ticket {
             run,
             position,
             subscribing,
+            subscription,
             bytes,
             is_settled,
         }
@@ -131,9 +139,26 @@ impl Delivery {
         Settlement::new(ticket.settle(action), ticket.offset)
     }
 
-    /// Settles without consuming, for `run`, which shares deliveries with handlers.
-    pub(super) fn settle_shared(&self, action: Action) {
+    /// Settles without consuming, where deliveries are shared with handlers or a commit.
+    pub(crate) fn settle_shared(&self, action: Action) {
         self.ticket.settle(action);
+    }
+
+    /// A commit has settled it: there is nothing left to send.
+    pub(crate) fn settled_by_commit(&self) {
+        if !self.ticket.is_settled.swap(true, Ordering::Relaxed) {
+            self.ticket.shared.settled_by_commit(&self.ticket);
+        }
+    }
+
+    /// The subscription by its number, for a commit.
+    pub(crate) const fn subscription_id(&self) -> SubscriptionId {
+        self.ticket.subscription
+    }
+
+    /// The names of topic and subscription.
+    pub(crate) fn source(&self) -> (&Name, &Name) {
+        (&self.ticket.shared.topic, &self.ticket.shared.subscription)
     }
 
     /// Prolongs the lease to end this long from now, or the subscription's lease if that is longer,
@@ -241,7 +266,7 @@ impl Delivery {
 }
 
 /// The nack with this wait and reason.
-pub(super) fn nack_action(retry: Retry, reason: &str) -> Action {
+pub(crate) fn nack_action(retry: Retry, reason: &str) -> Action {
     let delay_ms = match retry {
         Retry::Backoff => BACKOFF,
         Retry::After(delay) => millis(delay).min(BACKOFF - 1),
@@ -251,6 +276,6 @@ pub(super) fn nack_action(retry: Retry, reason: &str) -> Action {
 }
 
 /// The reject with this reason.
-pub(super) fn reject_action(reason: &str) -> Action {
+pub(crate) fn reject_action(reason: &str) -> Action {
     Action::Settle { verdict: Verdict::Reject, delay_ms: 0, reason: reason.to_owned() }
 }

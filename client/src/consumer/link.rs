@@ -152,7 +152,7 @@ impl Link {
     pub(crate) fn on_subscribed(&mut self, subscribed: &Subscribed) {
         let lease = Duration::from_millis(subscribed.lease_ms);
         let lease_max = Duration::from_millis(subscribed.lease_ms_max);
-        self.shared.subscribed(Terms { lease, lease_max });
+        self.shared.subscribed(subscribed.subscription, Terms { lease, lease_max });
         self.subscription = Some(subscribed.subscription);
         self.phase = Phase::On;
         if let Some(answer) = self.answer.take() {

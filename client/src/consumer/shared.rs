@@ -14,7 +14,7 @@ use crate::mailbox::{Mail, Mailbox};
 use crate::record::Record;
 use bytes::Bytes;
 use posthouse_protocol::message::{Deliver, DeliveryRun, Verdict};
-use posthouse_protocol::{ConsumerId, DecodeError, Name, Outcome};
+use posthouse_protocol::{ConsumerId, DecodeError, Name, Outcome, SubscriptionId};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -41,6 +41,8 @@ struct State {
     settlements: Settlements,
     /// Counts subscribings, so that deliveries from before are known.
     subscribing: u32,
+    /// As the broker numbers it.
+    subscription: SubscriptionId,
     /// Whether the driver knows that there is something to look at.
     is_announced: bool,
     life: Life,
@@ -98,6 +100,7 @@ impl Shared {
             leases: Leases::new(),
             settlements: Settlements::default(),
             subscribing: 0,
+            subscription: SubscriptionId::ZERO,
             is_announced: false,
             life: Life::Used,
         };
@@ -146,6 +149,19 @@ impl Shared {
         outcomes
     }
 
+    /// A commit has settled a delivery, and the broker has confirmed it.
+    pub(super) fn settled_by_commit(&self, ticket: &Ticket) {
+        let mut state = lock(&self.state);
+        if ticket.subscribing == state.subscribing {
+            state.credit.settle(ticket.bytes);
+            state.credit.confirm(1);
+            state.leases.settle(ticket.run, ticket.position);
+        } else {
+            state.credit.settle_carried(ticket.bytes);
+        }
+        self.announce(state);
+    }
+
     /// Prolongs a lease by at least the subscription's own length.
     pub(super) fn prolong(&self, ticket: &Ticket, by: Duration) -> Arc<Outcomes> {
         let lease = {
@@ -188,8 +204,10 @@ impl Shared {
     // From here on: the driver's side.
 
     /// The broker has agreed, or agreed again.
-    pub(crate) fn subscribed(&self, terms: Terms) {
-        lock(&self.state).leases.set_terms(terms);
+    pub(crate) fn subscribed(&self, subscription: SubscriptionId, terms: Terms) {
+        let mut state = lock(&self.state);
+        state.subscription = subscription;
+        state.leases.set_terms(terms);
     }
 
     /// The connection is gone: what was not taken is dropped, and leases and totals end.
@@ -303,7 +321,8 @@ impl State {
         }
         let bytes = record.as_ref().map_or(0, |record| record.len() as u64);
         self.credit.take(bytes);
-        let ticket = Ticket::new(Arc::clone(shared), at, self.subscribing, bytes);
+        let subscribing = (self.subscribing, self.subscription);
+        let ticket = Ticket::new(Arc::clone(shared), at, subscribing, bytes);
         Some((record, ticket))
     }
 

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::connector::Pipe;
-use crate::publisher;
+use crate::{commit, publisher};
 
 /// Bytes that may wait for the socket before no more frames are made.
 const WAITING_BYTES_MAX: usize = 1 << 20;
@@ -34,6 +34,10 @@ pub(crate) enum Owner {
     Subscribe(ConsumerId),
     /// A consumer's settlements.
     Settle { consumer: ConsumerId, number: u64 },
+    /// A commit, by its number in the lane.
+    Commit { lane: commit::Key, number: u64 },
+    /// A lane of commits that opens or describes its producer.
+    Lane(commit::Key),
     /// The answer says nothing new.
     Nobody,
 }

@@ -7,6 +7,7 @@ use super::outgoing::{Outgoing, Owner};
 use super::ready::{Party, Ready};
 use super::timers::Timers;
 use crate::call::Answer;
+use crate::commit::Lanes;
 use crate::error::{ConsumeError, Refusal, RequestError};
 use crate::mailbox::{CloseReport, Mail};
 use crate::{consumer, publisher};
@@ -24,6 +25,7 @@ pub(crate) struct Session {
     publishers: BTreeMap<publisher::Key, publisher::Link>,
     consumers: BTreeMap<ConsumerId, consumer::Link>,
     calls: Calls,
+    lanes: Lanes,
     ready: Ready,
     timers: Timers<Party>,
     closing: Option<Closing>,
@@ -45,6 +47,7 @@ impl Session {
             publishers: BTreeMap::new(),
             consumers: BTreeMap::new(),
             calls: Calls::new(),
+            lanes: Lanes::default(),
             ready: Ready::default(),
             timers: Timers::new(),
             closing: None,
@@ -81,6 +84,11 @@ impl Session {
                 self.consumers.insert(id, link);
                 self.ready.mark(Party::Consumer(id));
             }
+            Mail::Commit(job) => self.lanes.add(*job),
+            Mail::ProducerOpened { key, name, opened, last } => {
+                self.lanes.open(key, name, &opened, last);
+            }
+            Mail::ProducerDropped(key) => self.lanes.dropped(key),
             Mail::Consumer(id) => self.ready.mark(Party::Consumer(id)),
             Mail::Close { deadline, report } => self.close(deadline, Some(report)),
             Mail::Abandoned => self.close(now + self.abandoned_for, None),
@@ -94,12 +102,14 @@ impl Session {
         closing.reports.extend(report);
         self.publishers.values().for_each(publisher::Link::close);
         self.consumers.values().for_each(consumer::Link::close);
+        self.lanes.close();
         self.calls.abandon();
     }
 
     /// Makes frames while `out` has room.
     pub(crate) fn fill(&mut self, now: Instant, out: &mut Outgoing) {
         self.calls.fill(out);
+        self.lanes.fill(now, out);
         for _ in 0..self.ready.len() {
             if !out.has_room() {
                 return;
@@ -170,6 +180,7 @@ impl Session {
     /// Some moment of [`Self::next_deadline`] has come.
     pub(crate) fn on_time(&mut self, now: Instant) {
         self.calls.on_time(now);
+        self.lanes.on_time(now);
         while let Some(party) = self.timers.pop(now) {
             if let Party::Publisher(key) = party
                 && let Some(link) = self.publishers.get_mut(&key)
@@ -183,7 +194,9 @@ impl Session {
     /// When [`Self::on_time`] next has something to do, or the closing is over.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let closing = self.closing.as_ref().map(|closing| closing.deadline);
-        [self.timers.next(), self.calls.next_deadline(), closing].into_iter().flatten().min()
+        let calls = self.calls.next_deadline();
+        let own = [self.timers.next(), calls, self.lanes.next_deadline(), closing];
+        own.into_iter().flatten().min()
     }
 
     /// The broker says something.
@@ -245,6 +258,7 @@ impl Session {
             Owner::Subscribe(_) | Owner::Settle { .. } => {
                 self.on_consumer_answer(owner, reply, now)
             }
+            Owner::Commit { .. } | Owner::Lane(_) => self.on_lane_answer(owner, reply, now),
             Owner::Nobody => Ok(()),
         }
     }
@@ -277,6 +291,32 @@ impl Session {
                 link.on_producer(Ok(opened), now);
             }
             (Owner::Producer(_), Err(refusal)) => link.on_producer(Err(refusal), now),
+            (_, Ok(reply)) => return Err(unexpected(&reply)),
+            (_, Err(_)) => {}
+        }
+        Ok(())
+    }
+
+    fn on_lane_answer(
+        &mut self,
+        owner: Owner,
+        reply: Reply,
+        now: Instant,
+    ) -> Result<(), DecodeError> {
+        match (owner, refusal(reply)) {
+            (Owner::Commit { lane, number }, Ok(Reply::Committed(committed))) => {
+                self.lanes.on_committed(lane, number, &committed);
+            }
+            (Owner::Commit { lane, number }, Err(refusal)) => {
+                self.lanes.on_refusal(lane, number, refusal, now);
+            }
+            (Owner::Lane(key), Ok(Reply::ProducerOpened(opened))) => {
+                self.lanes.on_opened(key, &opened);
+            }
+            (Owner::Lane(key), Ok(Reply::ProducerInfo(info))) => {
+                self.lanes.on_described(key, &info);
+            }
+            (Owner::Lane(key), Err(refusal)) => self.lanes.on_not_told(key, refusal, now),
             (_, Ok(reply)) => return Err(unexpected(&reply)),
             (_, Err(_)) => {}
         }
@@ -316,6 +356,7 @@ impl Session {
     /// The connection is gone; what was under way goes on with the next.
     pub(crate) fn on_disconnect(&mut self) {
         self.calls.on_disconnect();
+        self.lanes.on_disconnect();
         self.publishers.values_mut().for_each(publisher::Link::on_disconnect);
         self.consumers.values_mut().for_each(consumer::Link::on_disconnect);
         for (key, link) in &self.publishers {
@@ -344,7 +385,8 @@ impl Session {
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         self.closing.as_ref().is_some_and(|closing| {
             closing.deadline <= now
-                || self.publishers.values().all(publisher::Link::is_flushed)
+                || self.lanes.is_flushed()
+                    && self.publishers.values().all(publisher::Link::is_flushed)
                     && self.consumers.values().all(consumer::Link::is_flushed)
         })
     }
@@ -359,8 +401,11 @@ impl Session {
         self.calls.abandon();
         let error = self.closing.is_none().then_some(ConsumeError::Closed);
         let abandoned = |link: &mut consumer::Link| link.abandon(error.clone());
+        // First the commits: what they would have settled goes back to its consumer.
+        let committing = self.lanes.abandon();
+        let publishing: u64 = self.publishers.values_mut().map(publisher::Link::abandon).sum();
         let report = CloseReport {
-            unsent: self.publishers.values_mut().map(publisher::Link::abandon).sum(),
+            unsent: committing + publishing,
             unsettled: self.consumers.values_mut().map(abandoned).sum(),
         };
         for waiting in self.closing.take().into_iter().flat_map(|closing| closing.reports) {

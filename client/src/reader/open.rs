@@ -69,7 +69,10 @@ impl OpenReader {
         })
     }
 
-    async fn start(&self, topic: &Name) -> Result<(From, Option<SubscriptionId>), RequestError> {
+    async fn start(
+        &self,
+        topic: &Name,
+    ) -> Result<(From, Option<(SubscriptionId, String)>), RequestError> {
         let subscription = match &self.from {
             Position::Earliest => return Ok((From::Earliest, None)),
             Position::Latest => return Ok((From::Latest, None)),
@@ -80,7 +83,8 @@ impl OpenReader {
         let describe = SubscriptionDescribe { topic: topic.clone(), subscription };
         let answer = self.core.call(describe, Repeat::Safe).await?;
         let info = expect_reply!(answer, SubscriptionInfo)?;
-        Ok((From::Offset(info.ack_floor), Some(info.id)))
+        let name = info.subscription.as_str().to_owned();
+        Ok((From::Offset(info.ack_floor), Some((info.id, name))))
     }
 }
 

@@ -7,8 +7,9 @@ use bytes::{Bytes, BytesMut};
 use posthouse_client::{Client, Connecting, Connector, Consumer, Message, Pipe, Publisher};
 use posthouse_protocol::batch::{BatchBuilder, BatchView};
 use posthouse_protocol::message::{
-    Credit, Deliver, DeliverySlice, Done, Goodbye, ProducerOpened, Publish, Receipt, Refused,
-    Settle, Settled, Slice, Subscribed, TopicInfo, Welcome,
+    Commit, Committed, CommittedPublish, Credit, Deliver, DeliverySlice, Done, Goodbye,
+    ProducerOpened, Publish, Receipt, Refused, RefusedAt, Settle, Settled, Slice, Subscribed,
+    TopicInfo, Welcome,
 };
 use posthouse_protocol::settings::{Durability, TopicSettings};
 use posthouse_protocol::{
@@ -181,6 +182,24 @@ impl Peer {
         self.reply(correlation, refused).await;
     }
 
+    /// Refuses with the part that is at fault.
+    pub(crate) async fn refuse_at(
+        &mut self,
+        correlation: CorrelationId,
+        code: ErrorCode,
+        at: RefusedAt,
+    ) {
+        let refused = Refused {
+            code: code.number(),
+            retry_after_ms: 0,
+            text: "as scripted".to_owned(),
+            leader: String::new(),
+            leader_epoch: 0,
+            at: Some(at),
+        };
+        self.reply(correlation, refused).await;
+    }
+
     /// Closes the connection over something that the client did.
     pub(crate) async fn dismiss(&mut self, code: ErrorCode) {
         let text = "as scripted".to_owned();
@@ -240,6 +259,27 @@ impl Peer {
 
     pub(crate) async fn receipt(&mut self, correlation: CorrelationId, base: u64) {
         self.reply(correlation, receipt(base)).await;
+    }
+
+    // Committing.
+
+    /// The next request, which must be a commit, and its batches.
+    pub(crate) async fn commit(&mut self) -> (CorrelationId, Commit, Bytes) {
+        let (correlation, request, tail) = self.request().await;
+        let Request::Commit(commit) = request else {
+            panic!("not a commit: {request:?}");
+        };
+        (correlation, commit, tail)
+    }
+
+    /// Carries a commit out; for each publish the first offset and how many messages.
+    pub(crate) async fn committed(&mut self, correlation: CorrelationId, published: &[(u64, u32)]) {
+        let published = published
+            .iter()
+            .map(|(base, count)| CommittedPublish { base: Some(Offset(*base)), count: *count });
+        let (durability, duplicate) = (Durability::Synced, false);
+        let published = published.collect();
+        self.reply(correlation, Committed { published, durability, duplicate }).await;
     }
 
     // Consuming.
