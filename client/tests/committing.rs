@@ -1,6 +1,10 @@
 //! Commits frame by frame, against a scripted broker.
 
-#![expect(clippy::disallowed_methods, reason = "a test may panic, and its tasks end with it")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test may panic, and its tasks end with it"
+)]
 
 mod support;
 
