@@ -1,12 +1,12 @@
-//! Topics and subscriptions: creating, altering, describing, listing, purging, deleting, redriving.
+//! Topics, subscriptions and producers: creating, altering, describing, listing, purging, deleting, redriving.
 
 use crate::call::{Repeat, expect_reply};
 use crate::core::Core;
 use crate::error::RequestError;
 use posthouse_protocol::message::{
-    DeadRedrive, SubscriptionCreate, SubscriptionDelete, SubscriptionDescribe, SubscriptionInfo,
-    SubscriptionList, TopicAlter, TopicCreate, TopicDelete, TopicDescribe, TopicInfo, TopicList,
-    TopicPurge,
+    DeadRedrive, ProducerInfo, ProducerList, ProducerRetire, SubscriptionCreate,
+    SubscriptionDelete, SubscriptionDescribe, SubscriptionInfo, SubscriptionList, TopicAlter,
+    TopicCreate, TopicDelete, TopicDescribe, TopicInfo, TopicList, TopicPurge,
 };
 use posthouse_protocol::settings::{Position, SubscriptionSettings, TopicSettings};
 use posthouse_protocol::{ErrorCode, Name};
@@ -103,6 +103,36 @@ impl Admin {
     /// that is repeated may say so too.
     pub async fn delete_topic(&self, topic: &str) -> Result<(), RequestError> {
         let request = TopicDelete { topic: Name::new(topic)? };
+        expect_reply!(self.core.call(request, Repeat::Safe).await?, Done).map(|_| ())
+    }
+
+    /// The named producers, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`].
+    pub async fn list_producers(&self) -> Result<Vec<ProducerInfo>, RequestError> {
+        let mut producers: Vec<ProducerInfo> = Vec::new();
+        loop {
+            let after = producers.last().and_then(|producer| producer.name.clone());
+            let request = ProducerList { after, limit: PAGE };
+            let page = expect_reply!(self.core.call(request, Repeat::Safe).await?, ProducerInfos)?;
+            if page.producers.is_empty() {
+                return Ok(producers);
+            }
+            producers.extend(page.producers);
+        }
+    }
+
+    /// Forgets a named producer: what it sends afterwards is refused with `UNKNOWN_PRODUCER`, and what
+    /// it sent before is no longer recognised when it is repeated.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]; `NOT_FOUND` if there is no such producer. A retirement whose answer was lost
+    /// and that is repeated may say so too.
+    pub async fn retire_producer(&self, producer: &str) -> Result<(), RequestError> {
+        let request = ProducerRetire { name: Name::new(producer)? };
         expect_reply!(self.core.call(request, Repeat::Safe).await?, Done).map(|_| ())
     }
 

@@ -2,6 +2,7 @@
 
 mod arrived;
 mod credit;
+mod crew;
 mod delivery;
 mod leases;
 mod link;
@@ -10,6 +11,7 @@ mod runs;
 mod settlement;
 mod settlements;
 mod shared;
+mod transform;
 
 pub(crate) use arrived::cut;
 pub use delivery::{Delivery, Retry};
@@ -19,7 +21,9 @@ pub use run::{Failure, Run};
 pub use settlement::{Extension, Settlement};
 pub(crate) use settlements::{Action, Settlements};
 pub(crate) use shared::Shared;
+pub use transform::Transform;
 
+use crate::Outgoing;
 use crate::core::Core;
 use crate::error::{ConsumeError, RequestError};
 use crate::mailbox::Mail;
@@ -45,8 +49,8 @@ use tokio::time::timeout;
 #[derive(Debug)]
 pub struct Consumer {
     shared: Arc<Shared>,
-    /// Keeps the driver from ending.
-    _core: Arc<Core>,
+    /// Also keeps the driver from ending.
+    core: Arc<Core>,
 }
 
 impl Consumer {
@@ -88,6 +92,39 @@ impl Consumer {
         E: Into<Failure> + 'static,
     {
         Run::new(self, concurrency, handler)
+    }
+
+    /// Makes messages of deliveries: what `handler` returns is published in the [commit](crate::Commit)
+    /// that acks its delivery, so that both happen once or neither, through any crash.
+    ///
+    /// `concurrency` handlers at a time are under way, all within this future; a handler that computes
+    /// for long spawns that itself. Nothing is spawned, so the handler may borrow. `Err` nacks or
+    /// rejects (see [`Failure`]), a panic nacks; a commit that fails nacks, with the error as reason.
+    /// Awaiting the [`Transform`] starts it; [`Transform::until`] says when to stop. Dropped, it nacks
+    /// what is with handlers; commits under way are made.
+    ///
+    /// The handler is a closure that gives futures of one type: `async |delivery| ..` borrows what it
+    /// uses, and `move |delivery| { .. async move { .. } }` owns it.
+    ///
+    /// ```no_run
+    /// # use posthouse_client::{Client, Message};
+    /// # async fn demo(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn price(_: &[u8]) -> Result<Vec<u8>, std::io::Error> { Ok(vec![]) }
+    /// let orders = client.consumer("orders", "billing").await?;
+    /// let billing = orders.transform(16, async |order| {
+    ///     let bill = price(order.body()).await?;
+    ///     Ok::<_, std::io::Error>(vec![Message::new(bill).to("bills")])
+    /// });
+    /// billing.await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn transform<'a, H, F, E>(self, concurrency: usize, handler: H) -> Transform<'a, H>
+    where
+        H: Fn(Arc<Delivery>) -> F + Send + Sync + 'a,
+        F: Future<Output = Result<Vec<Outgoing>, E>> + Send + 'a,
+        E: Into<Failure> + Send + 'a,
+    {
+        Transform::new(self, concurrency, handler)
     }
 
     /// The topic.
@@ -149,7 +186,7 @@ impl OpenConsumer {
         let mailbox = Arc::clone(&core.mailbox);
         let shared = Arc::new(Shared::new(id, topic, subscription, self.window, mailbox));
         let within = core.options.operation_timeout;
-        let consumer = Consumer { shared: Arc::clone(&shared), _core: Arc::clone(&core) };
+        let consumer = Consumer { shared: Arc::clone(&shared), core: Arc::clone(&core) };
         let (answer, receiver) = oneshot::channel();
         let closed = RequestError::Closed { outcome: Outcome::Definite };
         if core.mailbox.post(Mail::ConsumerOpened { shared, answer }).is_err() {

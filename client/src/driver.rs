@@ -120,6 +120,7 @@ impl Driver {
     async fn run(mut self, first: Connection) {
         let mut next = Some(first);
         while let Some(connection) = next {
+            let since = Instant::now();
             let lost = self.serve(connection).await;
             self.out.reset();
             self.session.on_disconnect();
@@ -127,9 +128,10 @@ impl Driver {
                 return;
             };
             tracing::warn!(server = self.servers.current(), %error, "connection lost");
-            // A broker that answers was worth coming to: lost, it is tried again soon. What it has
-            // been offended by will be sent again, so then the pauses go on growing.
-            if self.was_answered && !self.session.is_at_fault() {
+            // A broker that answers, or stays, was worth coming to: lost, it is tried again soon. What
+            // it has been offended by will be sent again, so then the pauses go on growing.
+            let has_lived = self.was_answered || since.elapsed() >= backoff::LONGEST;
+            if has_lived && !self.session.is_at_fault() {
                 self.servers.backoff = Backoff::default();
             }
             next = self.reconnect().await;

@@ -62,7 +62,9 @@ pub use builder::ClientBuilder;
 pub use client::Client;
 pub use commit::{Commit, Committed, Cursor, OpenProducer, Producer};
 pub use connector::{Connecting, Connector, Pipe};
-pub use consumer::{Consumer, Delivery, Extension, Failure, OpenConsumer, Retry, Run, Settlement};
+pub use consumer::{
+    Consumer, Delivery, Extension, Failure, OpenConsumer, Retry, Run, Settlement, Transform,
+};
 pub use error::{
     CommitError, CommitErrorKind, CommitPart, ConnectError, ConsumeError, PublishError, ReadError,
     Refusal, RequestError, SettleError, TrySubmitError,
@@ -77,7 +79,7 @@ pub use record::Record;
 #[doc(hidden)]
 pub use posthouse_protocol::batch::Message as Content;
 pub use posthouse_protocol::batch::Priority;
-pub use posthouse_protocol::message::{SubscriptionInfo, TopicInfo};
+pub use posthouse_protocol::message::{ProducerInfo, SubscriptionInfo, TopicInfo};
 /// Where a new subscription starts.
 pub use posthouse_protocol::settings::Position as Start;
 pub use posthouse_protocol::settings::{

@@ -156,6 +156,11 @@ impl Delivery {
         self.ticket.subscription
     }
 
+    /// The consumer that it came to.
+    pub(super) fn consumer(&self) -> Arc<Shared> {
+        Arc::clone(&self.ticket.shared)
+    }
+
     /// The names of topic and subscription.
     pub(crate) fn source(&self) -> (&Name, &Name) {
         (&self.ticket.shared.topic, &self.ticket.shared.subscription)

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// Wait after the first failure.
-const FIRST: Duration = Duration::from_millis(50);
+/// Wait after the first failure: a broker that restarts is there again within a few of these.
+const FIRST: Duration = Duration::from_millis(20);
 /// Longest wait.
-const LONGEST: Duration = Duration::from_secs(5);
+pub(crate) const LONGEST: Duration = Duration::from_secs(5);
 
 /// Doubles with every failure; a random half of each wait keeps many clients from coming at once.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,11 +31,11 @@ mod tests {
     fn waits_double_up_to_the_longest_and_half_of_each_is_random() {
         let waits = |random: fn(u64) -> u64| {
             let mut backoff = Backoff::default();
-            [(); 9].map(|()| backoff.next(random(0)).as_millis())
+            [(); 10].map(|()| backoff.next(random(0)).as_millis())
         };
 
-        assert_eq!(waits(|_| 0), [25, 50, 100, 200, 400, 800, 1600, 2500, 2500]);
+        assert_eq!(waits(|_| 0), [10, 20, 40, 80, 160, 320, 640, 1280, 2500, 2500]);
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.next(25).as_millis(), 50);
+        assert_eq!(backoff.next(10).as_millis(), 20);
     }
 }
