@@ -1,5 +1,4 @@
-//! A work queue: eight handlers at a time, failures back off, hopeless ones become dead letters.
-//! Ends when the work is done; Ctrl-C lets the handlers at work finish and gives the rest back.
+//! A work queue: eight handlers at a time, failures back off. Ctrl-C lets those at work finish.
 
 use posthouse_client::{Client, Delivery, Failure, Message};
 use std::error::Error;
@@ -21,7 +20,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let jobs = client.publisher("jobs").await?;
     let mut receipts = Vec::new();
     for number in 0..JOBS {
-        // Waits for room only; what waits travels together.
         receipts.push(jobs.submit(Message::new(number.to_string())).await?);
     }
     for receipt in receipts {

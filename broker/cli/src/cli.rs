@@ -6,6 +6,7 @@ use crate::demo::Demo;
 use crate::exit::Failure;
 use crate::inspect::Inspect;
 use crate::output::Output;
+use crate::producer::Producer;
 use crate::publish::Publish;
 use crate::read::Read;
 use crate::serve::Serve;
@@ -55,6 +56,7 @@ enum Command {
     Serve(Serve),
     Topic(Topic),
     Subscription(Subscription),
+    Producer(Producer),
     Publish(Publish),
     Consume(Consume),
     Read(Read),
@@ -79,6 +81,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
             Command::Serve(serve) => serve.run(&mut output).await,
             Command::Topic(topic) => topic.run(&common, &mut output).await,
             Command::Subscription(subscription) => subscription.run(&common, &mut output).await,
+            Command::Producer(producer) => producer.run(&common, &mut output).await,
             Command::Publish(publish) => publish.run(&common, &mut output).await,
             Command::Consume(consume) => consume.run(&common, &mut output).await,
             Command::Read(read) => read.run(&common, &mut output).await,

@@ -13,6 +13,7 @@ mod lines;
 mod message;
 mod output;
 mod position;
+mod producer;
 mod publish;
 mod read;
 mod ready;

@@ -41,6 +41,26 @@ impl Output {
         writeln!(self.out, "{text}").map_err(|error| Failure::stdout(&error))
     }
 
+    /// A table: a line of titles, then a line for each row, in columns as wide as they need to be.
+    pub(crate) fn table<const N: usize>(
+        &mut self,
+        titles: [&str; N],
+        rows: &[[String; N]],
+    ) -> Result<(), Failure> {
+        let mut widths = titles.map(str::len);
+        for row in rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.len());
+            }
+        }
+        let mut line = |cells: &[&str]| {
+            let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+            self.line(padded.collect::<Vec<_>>().join("  ").trim_end())
+        };
+        line(&titles)?;
+        rows.iter().try_for_each(|row| line(&row.each_ref().map(String::as_str)))
+    }
+
     /// An object on a line of its own.
     pub(crate) fn object(&mut self, object: &impl Serialize) -> Result<(), Failure> {
         serde_json::to_writer(&mut self.out, object)

@@ -169,18 +169,7 @@ impl SubscriptionObject {
     /// Prints a table with a row each.
     pub(crate) fn print_table(all: &[Self], output: &mut Output) -> Result<(), Failure> {
         let rows: Vec<[String; 8]> = all.iter().map(Self::row).collect();
-        let mut widths = COLUMNS.map(str::len);
-        for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.len());
-            }
-        }
-        let mut line = |cells: &[&str]| {
-            let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-            output.line(padded.collect::<Vec<_>>().join("  ").trim_end())
-        };
-        line(&COLUMNS)?;
-        rows.iter().try_for_each(|row| line(&row.each_ref().map(String::as_str)))
+        output.table(COLUMNS, &rows)
     }
 
     fn row(&self) -> [String; 8] {

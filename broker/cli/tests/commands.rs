@@ -39,6 +39,8 @@ fn exit_codes_say_what_became_of_a_command() {
         (server, &["dead", "list", "t", "none"], 4),
         (server, &["publish", "t", "--lines", "/no/such/file"], 4),
         (server, &["inspect", "/no/such/directory"], 4),
+        (server, &["producer", "retire", "none"], 4),
+        (server, &["producer", "retire", "bad name"], 2),
         (&missing, &["topic", "list"], 69),
         ("127.0.0.1:1", &["publish", "t", "x"], 69),
         ("nonsense", &["topic", "list"], 2),
@@ -64,6 +66,37 @@ fn unknown_name_is_answered_with_the_command_that_creates_it() {
         stderr(&run(server, &["consume", "orders", "billing"]))
             .contains("posthouse subscription create orders billing")
     );
+}
+
+#[test]
+fn named_producers_are_listed_and_retired() {
+    let mut site = Site::new(&[]);
+    let broker = site.start();
+    let server = broker.address();
+    assert_eq!(ok(server, &["producer", "list"]), "");
+    ok(server, &["topic", "create", "t"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = posthouse_client::Client::builder().server(server).connect().await.unwrap();
+        let importer = client.producer("importer").await.unwrap();
+        importer.commit_as(7).publish("t", "x").await.unwrap();
+        client.producer("empty").await.unwrap();
+    });
+
+    let table = ok(server, &["producer", "list"]);
+    let lines: Vec<Vec<&str>> = table.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["producer", "epoch", "last", "age"]);
+    assert_eq!(lines[1][..3], ["empty", "1", "0"]);
+    assert_eq!(lines[2][..3], ["importer", "1", "7"]);
+    let objects = ok(server, &["producer", "list", "--json"]);
+    let importer: serde_json::Value =
+        serde_json::from_str(objects.lines().nth(1).unwrap()).unwrap();
+    assert_eq!((&importer["producer"], &importer["last"]), (&"importer".into(), &7.into()));
+    assert!(importer["last_at"].is_string(), "{importer}");
+
+    let retired = object(server, &["producer", "retire", "importer"]);
+    assert_eq!(retired, serde_json::json!({ "producer": "importer", "retired": true }));
+    assert_eq!(ok(server, &["producer", "list"]).lines().count(), 2);
 }
 
 #[test]

@@ -10,8 +10,12 @@ use support::broker::Site;
 fn examples_run_against_a_broker() {
     let mut site = Site::new(&[]);
     let broker = site.start();
-    for (example, said) in [("hello", "received hello, world"), ("work_queue", ""), ("stream", "")]
-    {
+    for (example, said) in [
+        ("hello", "received hello, world"),
+        ("work_queue", ""),
+        ("stream", ""),
+        ("commit", "committed 2 messages"),
+    ] {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
             .args(["run", "--quiet", "--locked", "-p", "posthouse-client", "--example", example])
