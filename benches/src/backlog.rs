@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use posthouse_client::{Client, Message};
 
+use crate::record::Record;
 use crate::running::{self, Process};
 use crate::{Common, clock, report};
 
@@ -39,7 +40,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     runtime.block_on(fill(&broker.address, messages, options.body)).map_err(failed)?;
     let filled = start.elapsed();
     let before = broker.memory()?;
-    broker.kill()?;
+    broker.kill();
     let start = clock::now();
     let broker = Process::start(&binary, &data_dir)?;
     let started = start.elapsed();
@@ -58,7 +59,16 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         first.as_secs_f64(),
         after as f64 / 1e6,
     ));
-    broker.kill()?;
+    Record::new("backlog", "backlog", "posthouse")
+        .durability(false)
+        .parameter("body", options.body)
+        .parameter("messages", messages)
+        .figure("filled", (messages * options.body) as f64 / filled.as_secs_f64(), "bytes/s")
+        .figure("memory", before.max(after) as f64, "bytes")
+        .figure("restart", started.as_secs_f64(), "s")
+        .figure("first", first.as_secs_f64(), "s")
+        .keep();
+    broker.kill();
     if before.max(after) > MEMORY_MAX {
         return Err(io::Error::other("the memory is above 200 MB"));
     }

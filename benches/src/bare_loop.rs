@@ -29,6 +29,7 @@ use self::wire::BODY;
 use crate::device::Device;
 use crate::place::Placement;
 use crate::probe::{self, Probe, Reading};
+use crate::record::Record;
 use crate::{Common, disk, report};
 
 const BACKLOG: i32 = 1024;
@@ -208,7 +209,12 @@ impl Case<'_> {
             "dev/B"
         ));
         for (number, shape) in self.shapes.iter().enumerate() {
-            print_row(shape.name, number, &turns);
+            let record = Record::new("bare-loop", title, shape.name)
+                .parameter("connections", self.load.connections)
+                .parameter("window", self.load.window)
+                .rounds(rounds)
+                .reading(&probe::typical(&readings));
+            print_row(record, shape.name, number, &turns);
         }
         Ok(())
     }
@@ -270,7 +276,7 @@ impl Turn {
     }
 }
 
-fn print_row(name: &str, number: usize, rounds: &[Vec<Turn>]) {
+fn print_row(record: Record, name: &str, number: usize, rounds: &[Vec<Turn>]) {
     let middle = |figure: fn(&Turn) -> f64| {
         report::median(rounds.iter().filter_map(|round| round.get(number)).map(figure))
     };
@@ -278,6 +284,14 @@ fn print_row(name: &str, number: usize, rounds: &[Vec<Turn>]) {
         let pairs = rounds.iter().filter_map(|round| Some((round.get(number)?, round.first()?)));
         report::median(pairs.map(|(this, first)| figure(this) / figure(first)))
     };
+    record
+        .figure("p50", middle(|turn| turn.p50), "us")
+        .figure("p99", middle(|turn| turn.p99), "us")
+        .figure("rate", middle(|turn| turn.per_second), "messages/s")
+        .figure("group", middle(|turn| turn.group), "messages per sync")
+        .figure("cpu", middle(|turn| turn.core_micros + turn.sync_micros), "us per message")
+        .figure("device", middle(|turn| turn.device_share), "bytes per payload byte")
+        .keep();
     let best = rounds.iter().filter_map(|round| round.get(number)).map(|turn| turn.p50);
     report::line(format_args!(
         "{name:22}{:9.1}{:9.1}{:9.1}{:8.1}{:8.2}{:8.2}{:7.2}{:7.1}{:8.2}{:8.2}{:7.0}%{:8.1}",

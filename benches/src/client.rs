@@ -8,6 +8,7 @@ use clap::Args;
 use posthouse_client::{Client, Durability, Message, Position, TopicSettings};
 
 use crate::probe::{self, Probe};
+use crate::record::Record;
 use crate::running::InProcess;
 use crate::{Common, clock, report};
 
@@ -68,6 +69,20 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         middle(|round| round.replay),
         probe::typical(&readings)
     ));
+    for (row, rate) in [
+        ("submit", middle(|round| round.submit)),
+        ("queue", middle(|round| round.queue)),
+        ("replay", middle(|round| round.replay)),
+    ] {
+        Record::new("client", row, "posthouse")
+            .durability(options.written)
+            .parameter("body", options.body)
+            .parameter("messages", messages)
+            .rounds(rounds)
+            .figure("rate", rate * 1e3, "messages/s")
+            .reading(&probe::typical(&readings))
+            .keep();
+    }
     broker.stop()
 }
 

@@ -1,12 +1,22 @@
 //! The only place of the benches that reads a clock.
 #![expect(clippy::disallowed_methods, reason = "a bench measures wall-clock time")]
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// Seconds since 1970.
+pub(crate) fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Waits for somebody else's process.
+pub(crate) fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 /// Processor time that the calling thread has used.

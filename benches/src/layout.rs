@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::io;
 
 use crate::probe::Probe;
+use crate::record::Record;
 use crate::{Common, clock, report};
 
 /// Bytes that the contents of a fixed index entry take.
@@ -45,6 +46,12 @@ fn checksums(size: usize, passes: usize) {
             sum ^ crc32fast::hash(message)
         })
     });
+    Record::new("layout", format!("{size} bytes"), "this machine")
+        .figure("checksum_each", each, "ns per message")
+        .figure("checksum_whole", whole, "ns per message")
+        .figure("copy", copied, "ns per message")
+        .figure("copy_and_checksum", both, "ns per message")
+        .keep();
     report::line(format_args!(
         "{size:8}{each:14.1}{whole:14.1}{:10.1}{copied:12.1}{both:12.1}",
         each - whole
@@ -61,6 +68,10 @@ fn entries(passes: usize) {
         let entries = index.as_chunks::<ENTRY>().0;
         entries.iter().fold(0, |sum, bytes| sum ^ body_end(bytes))
     });
+    Record::new("layout", "index entry", "this machine")
+        .figure("parse_whole", parsed, "ns per message")
+        .figure("read_one_field", skipped, "ns per message")
+        .keep();
     report::line(format_args!(
         "index entry of {ENTRY} bytes: {parsed:.2} ns to parse whole, {skipped:.2} ns to read one field"
     ));

@@ -4,15 +4,20 @@ mod backlog;
 mod bare_loop;
 mod client;
 mod clock;
+mod compare;
 mod device;
 mod disk;
 mod layout;
 mod map_vs_write;
+mod peers;
 mod place;
+mod plot;
 mod probe;
 mod publish;
+mod record;
 mod report;
 mod running;
+mod table;
 
 use std::io;
 use std::path::PathBuf;
@@ -23,15 +28,29 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "posthouse-benches", about = "Measures what the design assumes")]
 struct Cli {
     #[command(subcommand)]
-    scenario: Scenario,
+    command: Command,
+    /// Writes what was measured into this file, too.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Names every scenario, and every row of the comparison.
+    List,
+    /// Runs every scenario once, for a moment: shows that they work, measures nothing.
+    Smoke,
+    /// Runs one scenario; its name alone does the same.
+    #[command(subcommand)]
+    Run(Scenario),
+    /// Reads files written with `--json`: the table of the documentation, and a plot.
+    Report(table::Options),
+    #[command(flatten)]
+    Direct(Scenario),
 }
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
-    /// Names every scenario.
-    List,
-    /// Runs every scenario once, for a moment: shows that they work, measures nothing.
-    Smoke,
     /// The honest limit: sockets, one write, one sync, replies, and no broker.
     BareLoop(bare_loop::Options),
     /// What a checksum per message and an index entry per message cost.
@@ -40,6 +59,8 @@ enum Scenario {
     Client(client::Options),
     /// A deep backlog in the real binary: memory, start after a kill, the first message.
     Backlog(backlog::Options),
+    /// Posthouse beside other brokers, which are installed and started here.
+    Compare(compare::Options),
     /// Publishing against the real broker, beside the bare loop.
     Publish(publish::Options),
     /// Positioned writes against stores through a mapping.
@@ -58,26 +79,40 @@ struct Common {
 }
 
 /// Every scenario, as `list` names them.
-const NAMES: [&str; 6] = ["backlog", "bare-loop", "client", "layout", "map-vs-write", "publish"];
+const NAMES: [&str; 7] =
+    ["backlog", "bare-loop", "client", "compare", "layout", "map-vs-write", "publish"];
 
 fn main() -> io::Result<()> {
-    perform(Cli::parse().scenario)
+    let cli = Cli::parse();
+    let done = perform(cli.command);
+    // What was measured before something failed is kept.
+    let written = cli.json.as_deref().map_or(Ok(()), record::write);
+    done.and(written)
 }
 
-fn perform(scenario: Scenario) -> io::Result<()> {
-    match scenario {
-        Scenario::List => {
+fn perform(command: Command) -> io::Result<()> {
+    match command {
+        Command::List => {
             report::line(NAMES.join("\n"));
+            compare::names().for_each(|row| report::line(format_args!("compare --rows {row}")));
             Ok(())
         }
-        Scenario::Smoke => NAMES.iter().try_for_each(|name| {
+        Command::Smoke => NAMES.iter().try_for_each(|name| {
             report::line(format_args!("\n== {name}"));
             let arguments = ["posthouse-benches", name, "--smoke"];
-            perform(Cli::try_parse_from(arguments).map_err(io::Error::other)?.scenario)
+            perform(Cli::try_parse_from(arguments).map_err(io::Error::other)?.command)
         }),
+        Command::Report(options) => table::run(&options),
+        Command::Run(scenario) | Command::Direct(scenario) => run(scenario),
+    }
+}
+
+fn run(scenario: Scenario) -> io::Result<()> {
+    match scenario {
         Scenario::Backlog(options) => backlog::run(&options),
         Scenario::BareLoop(options) => bare_loop::run(&options),
         Scenario::Client(options) => client::run(&options),
+        Scenario::Compare(options) => compare::run(&options),
         Scenario::Layout(common) => layout::run(&common),
         Scenario::MapVsWrite(common) => map_vs_write::run(&common),
         Scenario::Publish(options) => publish::run(&options),

@@ -9,6 +9,7 @@ use memmap2::MmapMut;
 
 use crate::device::Device;
 use crate::probe::{self, Probe, Reading};
+use crate::record::Record;
 use crate::{Common, clock, disk, report};
 
 const FILE_SIZE: u64 = 64 << 20;
@@ -139,6 +140,13 @@ fn print(size: usize, probe: Reading, figures: &[Vec<Repeat>]) {
         let first = figures.first().into_iter().flatten();
         let ratios = rounds.iter().zip(first).map(|(this, first)| this.p50 / first.p50);
         let amplification = rounds.iter().map(|repeat| repeat.amplification);
+        Record::new("map-vs-write", way.name(), "this machine")
+            .parameter("bytes", size)
+            .rounds(rounds.len())
+            .figure("p50", report::median(rounds.iter().map(|repeat| repeat.p50)), "us")
+            .figure("p99", report::median(rounds.iter().map(|repeat| repeat.p99)), "us")
+            .reading(&probe)
+            .keep();
         report::line(format_args!(
             "{:38}{:10.1}{:10.1}{:8.2}{:8.1}",
             way.name(),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::hint;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
@@ -16,6 +17,12 @@ const FILE_SIZE: u64 = 16 << 20;
 const SYNCS: u64 = 150;
 const ROUND_TRIPS: u64 = 400;
 const PING: usize = 64;
+const MEBI: usize = 1 << 20;
+/// MiB of one reading in bulk.
+const BLOCKS: u64 = 64;
+const WRITE: usize = 256 << 10;
+/// Bytes through the loopback in one reading.
+const STREAM: u64 = 256 << 20;
 
 /// One reading of both probes, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +33,30 @@ pub(crate) struct Reading {
     pub(crate) ping_together: u64,
     /// Each end wakes the other processor.
     pub(crate) ping_apart: u64,
+}
+
+/// What the machine can move in bulk, in bytes a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bulk {
+    /// 1 MiB written into written blocks and synced, again and again.
+    pub(crate) sync: f64,
+    /// One stream over the loopback, 256 KiB a write.
+    pub(crate) stream: f64,
+    /// 1 MiB copied in memory.
+    pub(crate) copy: f64,
+    /// CRC-32 of 1 MiB.
+    pub(crate) checksum: f64,
+}
+
+impl fmt::Display for Bulk {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [sync, stream, copy, checksum] =
+            [self.sync, self.stream, self.copy, self.checksum].map(|rate| rate / 1e9);
+        write!(
+            out,
+            "bulk: synced {sync:.1} GB/s, loopback {stream:.1}, copy {copy:.1}, checksum {checksum:.1}"
+        )
+    }
 }
 
 impl fmt::Display for Reading {
@@ -73,6 +104,32 @@ impl Probe {
         })
     }
 
+    /// Takes about a tenth of a second.
+    pub(crate) fn bulk(&self) -> io::Result<Bulk> {
+        let block = vec![7; MEBI];
+        let mut copy = vec![0; MEBI];
+        let (synced, sync) = clock::timed(|| {
+            (0..BLOCKS).try_for_each(|step| {
+                self.file.write_all_at(&block, step * MEBI as u64 % FILE_SIZE)?;
+                self.file.sync_data()
+            })
+        });
+        synced?;
+        let ((), copied) = clock::timed(|| {
+            (0..BLOCKS).for_each(|_| copy.copy_from_slice(hint::black_box(&block)));
+        });
+        let (_, checked) = clock::timed(|| {
+            (0..BLOCKS).fold(0, |sum, _| sum ^ crc32fast::hash(hint::black_box(&copy)))
+        });
+        let rate = |nanos: u64| (BLOCKS * MEBI as u64) as f64 / (nanos as f64 / 1e9);
+        Ok(Bulk {
+            sync: rate(sync),
+            stream: loopback()?,
+            copy: rate(copied),
+            checksum: rate(checked),
+        })
+    }
+
     fn syncs(&self) -> io::Result<Vec<u64>> {
         let block = [7; BLOCK];
         let write_and_sync = |step: u64| {
@@ -84,6 +141,31 @@ impl Probe {
         };
         (0..SYNCS).map(write_and_sync).collect()
     }
+}
+
+/// Bytes a second of one stream, received into one buffer.
+fn loopback() -> io::Result<f64> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
+    let (mut server, _) = listener.accept()?;
+    let sender = thread::spawn(move || {
+        let block = vec![1; WRITE];
+        (0..STREAM / WRITE as u64).try_for_each(|_| client.write_all(&block))
+    });
+    let mut buffer = vec![0; WRITE];
+    let mut left = STREAM;
+    let (read, nanos) = clock::timed(|| {
+        while left > 0 {
+            let count = server.read(&mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            left -= count as u64;
+        }
+        Ok::<_, io::Error>(())
+    });
+    sender.join().expect("the sender only writes")?;
+    read.map(|()| STREAM as f64 / (nanos as f64 / 1e9))
 }
 
 fn ping_pong(placement: Placement) -> io::Result<Vec<u64>> {

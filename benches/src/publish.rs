@@ -2,6 +2,7 @@
 
 mod peer;
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::thread;
@@ -18,7 +19,9 @@ use rustix::event::epoll;
 
 use self::peer::Peer;
 use crate::bare_loop::{Crowd, bare_turn};
-use crate::probe::{self, Probe};
+use crate::device::Device;
+use crate::probe::{self, Probe, Reading};
+use crate::record::Record;
 use crate::running::InProcess;
 use crate::{Common, clock, report};
 
@@ -77,6 +80,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         "x ops"
     ));
     let broker = InProcess::start(dir.path())?;
+    let device = Device::below(&File::open(dir.path())?)?;
     for crowd in &options.cases {
         let mut rows = Vec::new();
         let mut readings = Vec::new();
@@ -84,39 +88,50 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
             readings.push(probe.read()?);
             let (connections, window) = (crowd.connections, crowd.window);
             let load = Load { connections, window, millis, options };
+            let written = device.written();
             let outcome = load.run(broker.address)?;
+            let written = device.written() - written;
             let bare = if options.no_bare {
                 None
             } else {
                 Some(bare_turn(dir.path(), *crowd, millis, options.written)?)
             };
-            rows.push((Figures::of(&outcome), bare));
+            rows.push((Figures::of(outcome, written, options.body), bare));
         }
-        print_row(*crowd, &rows);
+        print_row(options, *crowd, &rows, &readings);
         report::line(probe::typical(&readings));
     }
     broker.stop()
 }
 
-#[derive(Clone, Copy)]
 struct Figures {
     p50: f64,
     p99: f64,
     per_second: f64,
+    /// Device bytes per payload byte.
+    device: f64,
+    latency: Histogram<u64>,
 }
 
 impl Figures {
-    fn of(outcome: &Outcome) -> Self {
+    fn of(outcome: Outcome, device_bytes: u64, body: usize) -> Self {
         let quantile = |share| report::micros(outcome.latency.value_at_quantile(share));
         Self {
             p50: quantile(0.5),
             p99: quantile(0.99),
             per_second: outcome.messages as f64 / outcome.elapsed.as_secs_f64(),
+            device: device_bytes as f64 / (outcome.messages * body as u64) as f64,
+            latency: outcome.latency,
         }
     }
 }
 
-fn print_row(crowd: Crowd, rows: &[(Figures, Option<[f64; 3]>)]) {
+fn print_row(
+    options: &Options,
+    crowd: Crowd,
+    rows: &[(Figures, Option<[f64; 3]>)],
+    readings: &[Reading],
+) {
     let ours = |figure: fn(&Figures) -> f64| report::median(rows.iter().map(|(f, _)| figure(f)));
     let bare = |which: usize| {
         report::median(rows.iter().filter_map(|(_, bare)| bare.as_ref()?.get(which).copied()))
@@ -127,6 +142,25 @@ fn print_row(crowd: Crowd, rows: &[(Figures, Option<[f64; 3]>)]) {
                 Some(figure(ours) / bare.as_ref()?.get(which).copied()?)
             }))
         };
+    let mut all = histogram();
+    rows.iter().for_each(|(figures, _)| all.add(&figures.latency).unwrap_or_default());
+    Record::new("publish", format!("{}x{}", crowd.connections, crowd.window), "posthouse")
+        .durability(options.written)
+        .parameter("body", options.body)
+        .parameter("batch", options.batch)
+        .parameter("connections", crowd.connections)
+        .parameter("window", crowd.window)
+        .rounds(rows.len())
+        .figure("p50", ours(|f| f.p50), "us")
+        .figure("p99", ours(|f| f.p99), "us")
+        .figure("rate", ours(|f| f.per_second), "messages/s")
+        .figure("device", ours(|f| f.device), "bytes per payload byte")
+        .figure("bare_p50", bare(0), "us")
+        .figure("bare_p99", bare(1), "us")
+        .figure("bare_rate", bare(2), "messages/s")
+        .reading(&probe::typical(readings))
+        .histogram(&all)
+        .keep();
     report::line(format_args!(
         "{:10}{:9.1}{:9.1}{:10.1}{:9.1}{:9.1}{:10.1}{:8.2}{:8.2}{:8.2}",
         format!("{}x{}", crowd.connections, crowd.window),

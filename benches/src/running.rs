@@ -1,11 +1,76 @@
-//! A broker to be measured: in this process on its own threads, or the real binary.
+//! A broker to be measured: in this process on its own threads, or a process that ends with this one.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Command, Stdio};
+use std::time::Duration;
 
 use posthouse_broker::{Broker, Config, Exit};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// Clock ticks of `/proc/<pid>/stat` in a second, on every Linux.
+const TICKS: u64 = 100;
+/// Which words of that file, after the command's name, hold the processor time.
+const CPU_WORDS: std::ops::Range<usize> = 11..13;
+
+/// A command for a program that the kernel kills when the thread that starts it ends, however it
+/// does, and that is out of reach of the keyboard.
+pub(crate) fn guarded(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args([OsStr::new("--pdeathsig"), OsStr::new("KILL"), OsStr::new("--")]).arg(program);
+    command.process_group(0);
+    command
+}
+
+/// A process with what it has started; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    inner: process::Child,
+}
+
+impl Child {
+    /// Starts a command made by [`guarded`].
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+        Ok(Self { inner: command.spawn()? })
+    }
+
+    pub(crate) fn has_ended(&mut self) -> io::Result<bool> {
+        Ok(self.inner.try_wait()?.is_some())
+    }
+
+    fn read(&self, file: &str) -> io::Result<String> {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.inner.id()))
+    }
+
+    /// Bytes of its own memory, the page cache left out.
+    pub(crate) fn memory(&self) -> io::Result<u64> {
+        let status = self.read("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        kib.map(|kib| kib << 10).ok_or_else(|| io::Error::other("no RssAnon"))
+    }
+
+    /// Processor time used by all its threads; zero once it has ended.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = self.read("stat").unwrap_or_default();
+        let words = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        let words = words.skip(CPU_WORDS.start).take(CPU_WORDS.len());
+        let ticks: u64 = words.filter_map(|word| word.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 1000 / TICKS)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let group = i32::try_from(self.inner.id()).ok().and_then(Pid::from_raw);
+        // A group of which nobody is left cannot be killed, and need not be.
+        let _killed = group.map(|group| kill_process_group(group, Signal::KILL));
+        drop(self.inner.wait());
+    }
+}
 
 /// A broker in this process, stopped at the end.
 pub(crate) struct InProcess {
@@ -46,14 +111,11 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it and waits until it says that it is ready.
     pub(crate) fn start(binary: &Path, data_dir: &Path) -> io::Result<Self> {
-        let mut child = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data_dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
+        let mut command = guarded(binary);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
+        let mut child = Child::spawn(command.stdout(Stdio::piped()).stderr(Stdio::null()))?;
         let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
+        if let Some(stdout) = child.inner.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;
         }
         let address = line.trim().strip_prefix("posthouse ready on ").map(str::to_owned);
@@ -63,25 +125,12 @@ impl Process {
 
     /// Bytes of its own memory, the page cache left out.
     pub(crate) fn memory(&self) -> io::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-        kib.map(|kib| kib << 10).ok_or_else(|| io::Error::other("no RssAnon"))
+        self.child.memory()
     }
 
     /// Kills it with SIGKILL.
-    pub(crate) fn kill(mut self) -> io::Result<()> {
-        self.child.kill()?;
-        self.child.wait().map(drop)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // One that has ended already cannot be killed.
-        if self.child.kill().is_ok() {
-            drop(self.child.wait());
-        }
+    pub(crate) fn kill(self) {
+        drop(self);
     }
 }
 

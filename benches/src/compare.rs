@@ -1,0 +1,326 @@
+//! Posthouse beside other brokers, in turns within each round, so that a slow phase of the machine
+//! meets all of them; ratios are taken within a round.
+
+mod backlog;
+mod library;
+mod paced;
+mod pool;
+mod print;
+pub(crate) mod rows;
+mod turn;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+
+use self::rows::{Limit, Party, ROWS, Row, Style, Work};
+use self::turn::{Crowd, Outcome};
+use crate::device::Device;
+use crate::peers::{self, Durability, Kind, Service};
+use crate::probe::{Bulk, Probe, Reading};
+use crate::{Common, bare_loop, clock};
+
+/// Longest time in which a backlog is made, however few messages it has then.
+const FILL: Duration = Duration::from_secs(3);
+/// Messages in each publish while a backlog is made in Posthouse.
+const FILL_BATCH: usize = 1000;
+/// Publishes in flight of somebody who sends batches.
+const BATCHES: usize = 4;
+/// Bytes that somebody who sends batches has in flight.
+const BATCH_BYTES: usize = 16 << 20;
+/// The disk is quiet when it writes less than this in a pause.
+const QUIET: u64 = 1 << 20;
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSES: usize = 20;
+
+/// Whom to compare, in what.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    common: Common,
+    /// Turns of everybody.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Milliseconds of one turn.
+    #[arg(long, default_value_t = 1000)]
+    millis: u64,
+    /// Only rows whose names begin so; `list` names them.
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Only these peers; an empty word for none.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::PEERS, num_args = 0..)]
+    peers: Vec<Kind>,
+    /// Use what is installed; install nothing.
+    #[arg(long)]
+    no_install: bool,
+    /// MiB of the backlog for memory and restart.
+    #[arg(long, default_value_t = 1024)]
+    backlog_mib: u64,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.rows.is_empty() || self.rows.iter().any(|row| name.starts_with(row.as_str()))
+    }
+
+    fn rounds(&self) -> usize {
+        if self.common.smoke { 1 } else { self.rounds.max(1) }
+    }
+
+    fn measured(&self) -> Duration {
+        Duration::from_millis(if self.common.smoke { 10 } else { self.millis })
+    }
+
+    /// A smoke run takes a few of many.
+    fn few(&self, count: u64) -> u64 {
+        if self.common.smoke { count.min(500) } else { count }
+    }
+}
+
+/// Names of the rows, as `--rows` takes them.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().map(|row| row.name).chain([backlog::NAME])
+}
+
+pub(crate) fn run(options: &Options) -> io::Result<()> {
+    if !options.no_install && !options.common.smoke {
+        peers::install(&options.peers);
+    }
+    let dir = tempfile::Builder::new().prefix("compare-").tempdir_in(&options.common.dir)?;
+    print::versions(&options.peers);
+    let mut node = None;
+    for durability in [Durability::Synced, Durability::Written] {
+        let wanted = |row: &&Row| row.durability == durability && options.wants(row.name);
+        let rows: Vec<&Row> = ROWS.iter().filter(wanted).collect();
+        if !rows.is_empty() {
+            let mut table = Table::start(options, dir.path(), durability, node.take())?;
+            rows.into_iter().try_for_each(|row| table.row(row))?;
+            node = table.services.remove(&Kind::RabbitmqQuorum).and_then(Result::ok);
+        }
+    }
+    drop(node);
+    if options.wants(backlog::NAME) {
+        backlog::run(options, dir.path())?;
+    }
+    Ok(())
+}
+
+/// The brokers of one durability, and the machine below them.
+struct Table<'a> {
+    options: &'a Options,
+    dir: &'a Path,
+    services: BTreeMap<Kind, Result<Service, String>>,
+    probe: Probe,
+    /// What the probe said last; a smoke run asks once.
+    read: Option<(Reading, Bulk)>,
+    device: Device,
+    folder: File,
+}
+
+/// What one party's turn showed.
+struct Turn {
+    outcome: Outcome,
+    flushes: u64,
+    device_bytes: u64,
+    cpu: Duration,
+}
+
+/// All rounds of a row.
+struct Rounds {
+    parties: Vec<Party>,
+    /// By party, then by round.
+    turns: Vec<Vec<Turn>>,
+    failed: Vec<Option<String>>,
+    readings: Vec<Reading>,
+    bulk: Vec<Bulk>,
+    /// p50 and p99 in microseconds, messages a second.
+    bare: Vec<[f64; 3]>,
+}
+
+impl<'a> Table<'a> {
+    /// Starts everybody; `node` is a `RabbitMQ` that runs already.
+    fn start(
+        options: &'a Options,
+        dir: &'a Path,
+        durability: Durability,
+        mut node: Option<Service>,
+    ) -> io::Result<Self> {
+        let kinds = options.peers.iter().copied().filter(|kind| kind.can(durability));
+        let mut services = BTreeMap::new();
+        for kind in [Kind::Posthouse].into_iter().chain(kinds) {
+            let running = node.take_if(|_| kind == Kind::RabbitmqStream);
+            let service = running.map_or_else(
+                || Service::launch(kind, durability, dir),
+                |node| Ok(node.into_streams()),
+            );
+            services.insert(kind, service);
+        }
+        // They start side by side, and are waited for one after another.
+        let services = services.into_iter().map(|(kind, service)| {
+            let service = service.and_then(|mut service| service.ready().map(|()| service));
+            (kind, service.map_err(|error| error.to_string()))
+        });
+        let services: BTreeMap<_, _> = services.collect();
+        let folder = File::open(dir)?;
+        let device = Device::below(&folder)?;
+        Ok(Self { options, dir, services, probe: Probe::new(dir)?, read: None, device, folder })
+    }
+
+    fn row(&mut self, row: &Row) -> io::Result<()> {
+        let mut parties = row.parties(&self.options.peers);
+        let small = row.small();
+        let smoke = self.options.common.smoke;
+        let row = if smoke { &small } else { row };
+        if smoke {
+            parties.iter_mut().for_each(|party| party.style = party.style.small());
+        }
+        let mut rounds = Rounds {
+            turns: parties.iter().map(|_| Vec::new()).collect(),
+            failed: vec![None; parties.len()],
+            parties,
+            readings: Vec::new(),
+            bulk: Vec::new(),
+            bare: Vec::new(),
+        };
+        for round in 0..self.options.rounds() {
+            self.round(row, round, &mut rounds)?;
+        }
+        print::row(row, &rounds);
+        // Whoever fails tells nothing about Posthouse; Posthouse itself must not fail.
+        let ours = rounds.parties.iter().zip(&rounds.failed);
+        let mut ours = ours.filter(|(party, _)| party.kind == Kind::Posthouse);
+        match ours.find_map(|(_, failed)| failed.as_ref()) {
+            Some(error) => Err(io::Error::other(format!("{}: posthouse: {error}", row.name))),
+            None => Ok(()),
+        }
+    }
+
+    fn round(&mut self, row: &Row, round: usize, rounds: &mut Rounds) -> io::Result<()> {
+        self.quiesce()?;
+        let (reading, bulk) = match self.read.filter(|_| self.options.common.smoke) {
+            Some(read) => read,
+            None => (self.probe.read()?, self.probe.bulk()?),
+        };
+        self.read = Some((reading, bulk));
+        rounds.readings.push(reading);
+        rounds.bulk.push(bulk);
+        if let (Limit::BareLoop, Work::Publish { connections, window }) = (row.limit, row.work) {
+            let written = row.durability == Durability::Written;
+            let millis = u64::try_from(self.options.measured().as_millis()).unwrap_or(u64::MAX);
+            let crowd = bare_loop::Crowd { connections, window };
+            rounds.bare.push(bare_loop::bare_turn(self.dir, crowd, millis, written)?);
+        }
+        let parties = rounds.parties.iter().zip(&mut rounds.turns).zip(&mut rounds.failed);
+        for (number, ((party, turns), failed)) in parties.enumerate() {
+            if failed.is_some() {
+                continue;
+            }
+            let queue = format!("{}-{number}-{round}", row.name);
+            match self.turn(row, *party, &queue) {
+                Ok(turn) => turns.push(turn),
+                Err(error) => *failed = Some(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, row: &Row, party: Party, queue: &str) -> io::Result<Turn> {
+        let service = match self.services.get(&party.kind) {
+            Some(Ok(service)) => service,
+            Some(Err(error)) => return Err(io::Error::other(error.clone())),
+            None => return Err(io::Error::other("not started")),
+        };
+        service.create(queue, party.topics())?;
+        let turn = self.measure(&Trial { row, party, service, queue });
+        // The turn's own error says more than that of cleaning up after it.
+        let Some(Ok(service)) = self.services.get_mut(&party.kind) else { return turn };
+        let removed = service.remove(queue, party.topics());
+        turn.and_then(|turn| removed.map(|()| turn))
+    }
+
+    fn measure(&self, trial: &Trial<'_>) -> io::Result<Turn> {
+        let Trial { row, party, service, queue } = *trial;
+        let backlog = match row.work {
+            Work::Queue { messages } | Work::Replay { messages } => {
+                let batch = if party.kind == Kind::Posthouse {
+                    FILL_BATCH.min(usize::try_from(messages).unwrap_or(FILL_BATCH))
+                } else {
+                    1
+                };
+                let goal = (messages, FILL);
+                turn::fill(service, queue, batch, row.body, goal)?
+            }
+            Work::Publish { .. } | Work::Together { .. } | Work::Paced { .. } => 0,
+        };
+        self.quiesce()?;
+        let (flushes, bytes) = (self.device.flushes(), self.device.written());
+        let cpu = service.cpu();
+        let outcome = trial.work(self.options.measured(), backlog)?;
+        let (flushes, cpu) = (self.device.flushes() - flushes, service.cpu().saturating_sub(cpu));
+        if !self.options.common.smoke {
+            // What is only in the page cache is written as well, sooner or later.
+            rustix::fs::syncfs(&self.folder)?;
+        }
+        let device_bytes = self.device.written() - bytes;
+        Ok(Turn { outcome, flushes, device_bytes, cpu })
+    }
+
+    /// Waits until the disk has done what earlier turns left to it, within reason.
+    fn quiesce(&self) -> io::Result<()> {
+        if self.options.common.smoke {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.folder)?;
+        for _ in 0..PAUSES {
+            let before = self.device.written();
+            clock::pause(PAUSE);
+            if self.device.written() - before < QUIET {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One party at the work of a row.
+struct Trial<'a> {
+    row: &'a Row,
+    party: Party,
+    service: &'a Service,
+    queue: &'a str,
+}
+
+impl Trial<'_> {
+    fn work(&self, measured: Duration, backlog: u64) -> io::Result<Outcome> {
+        let Self { row, party, service, queue } = *self;
+        let (body, library) = (row.body, party.style == Style::Library);
+        match row.work {
+            Work::Publish { .. } if library => library::publish(service, queue, body, measured),
+            Work::Publish { connections, window } => {
+                let crowd = crowd(party, connections, window, body);
+                turn::publish(service, queue, crowd, body, measured)
+            }
+            Work::Queue { .. } if library => library::queue(service, queue, backlog),
+            Work::Queue { .. } => turn::drain(service, queue, backlog, true),
+            Work::Replay { .. } if library => library::replay(service, queue, backlog),
+            Work::Replay { .. } => turn::drain(service, queue, backlog, false),
+            Work::Together { window } => {
+                let crowd = crowd(party, 1, window, body);
+                turn::together(service, queue, crowd, body, measured)
+            }
+            Work::Paced { rate } => paced::run(service, queue, rate, body, measured),
+        }
+    }
+}
+
+/// Whoever sends batches has a few of them in flight.
+fn crowd(party: Party, connections: usize, window: usize, body: usize) -> Crowd {
+    let (batch, topics) = (party.batch(), party.topics());
+    let few = (BATCH_BYTES / (batch * body * connections)).clamp(1, BATCHES);
+    let window = if batch > 1 { few } else { window };
+    Crowd { connections, window, batch, topics }
+}

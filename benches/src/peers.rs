@@ -1,0 +1,116 @@
+//! Message brokers to be measured side by side: started here, each at the durability in question,
+//! and driven by equally good clients.
+
+mod amqp;
+mod beanstalkd;
+mod bytes;
+mod install;
+pub(crate) mod link;
+mod nats;
+mod posthouse;
+mod redis;
+mod service;
+mod stream;
+
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::install::{install, version};
+pub(crate) use self::link::{Link, Seen};
+pub(crate) use self::service::Service;
+
+/// What a receipt promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Durability {
+    /// On disk before it is acknowledged.
+    Synced,
+    /// In the page cache, or weaker.
+    Written,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Synced { "synced" } else { "written" })
+    }
+}
+
+/// A broker, in the way in which it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    Posthouse,
+    /// NATS `JetStream`, file storage.
+    Nats,
+    /// Redis streams, append-only file.
+    Redis,
+    /// `RabbitMQ`, quorum queues.
+    RabbitmqQuorum,
+    /// `RabbitMQ`, streams.
+    RabbitmqStream,
+    /// beanstalkd with its log.
+    Beanstalkd,
+}
+
+impl Kind {
+    pub(crate) const PEERS: [Self; 5] =
+        [Self::Nats, Self::Redis, Self::RabbitmqQuorum, Self::RabbitmqStream, Self::Beanstalkd];
+
+    /// Whether it can promise exactly this much.
+    pub(crate) fn can(self, durability: Durability) -> bool {
+        match self {
+            Self::Posthouse | Self::Nats | Self::Redis | Self::Beanstalkd => true,
+            Self::RabbitmqQuorum => durability == Durability::Synced,
+            Self::RabbitmqStream => durability == Durability::Written,
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Posthouse => "posthouse",
+            Self::Nats => "nats",
+            Self::Redis => "redis",
+            Self::RabbitmqQuorum => "rabbitmq quorum",
+            Self::RabbitmqStream => "rabbitmq stream",
+            Self::Beanstalkd => "beanstalkd",
+        }
+    }
+
+    /// How it is made to be as durable as it should be.
+    pub(crate) const fn configuration(self, durability: Durability) -> &'static str {
+        match (self, durability) {
+            (Self::Posthouse, Durability::Synced) => "topics synced",
+            (Self::Posthouse, Durability::Written) => "topics written",
+            (Self::Nats, Durability::Synced) => "sync_interval always",
+            (Self::Nats, Durability::Written) => "sync_interval 2m",
+            (Self::Redis, Durability::Synced) => "appendfsync always",
+            (Self::Redis, Durability::Written) => "appendfsync everysec",
+            (Self::RabbitmqQuorum, _) => "quorum queue, confirms",
+            (Self::RabbitmqStream, _) => "stream protocol, confirms",
+            (Self::Beanstalkd, Durability::Synced) => "-f 0",
+            (Self::Beanstalkd, Durability::Written) => "-f 50",
+        }
+    }
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Duty {
+    /// `batch` messages in one publish, and topics in turn; only Posthouse knows other values than 1.
+    Publish {
+        batch: usize,
+        topics: usize,
+    },
+    Consume(Take),
+}
+
+/// How to consume.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Take {
+    /// Each message is acknowledged; otherwise they are only read.
+    pub(crate) acked: bool,
+    /// How many there are, if nothing is published meanwhile.
+    pub(crate) expected: Option<u64>,
+}
