@@ -12,7 +12,6 @@ mod broker;
 mod bugs;
 mod checkpoint;
 mod clock;
-mod commits;
 pub mod config;
 mod connection;
 mod core;

@@ -17,9 +17,6 @@ const WANTED: &[&str] = &[
     "redeliveries",
     "failed_syncs",
     "syncs_handed_over",
-    "commits",
-    "repeated_commits",
-    "refused_commits",
     "checkpoints",
     "recycled",
 ];

@@ -10,6 +10,8 @@ mod error;
 mod gaps;
 mod handle;
 mod machine;
+#[cfg(test)]
+mod model;
 mod query;
 mod reading;
 mod sending;

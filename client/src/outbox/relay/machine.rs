@@ -97,6 +97,9 @@ enum Phase {
     },
     /// Read the rows of claims of an earlier holder, one after another.
     Loading(VecDeque<Claim>),
+    /// Rows of this claim are not what they were. If another relay has handed them over meanwhile, the
+    /// lease is not ours any more: ask before halting.
+    Doubting(u64),
     Working,
     /// Raise the epoch, so that no copy of a claim that is about to be changed can be taken any more.
     Fencing(Verdict),
@@ -210,6 +213,7 @@ impl Machine {
             | Phase::Dropping(..)
             | Phase::Raising { .. }
             | Phase::Loading(_)
+            | Phase::Doubting(_)
             | Phase::Fencing(_)
             | Phase::Reopening(_)
             | Phase::Parking(_)
@@ -224,6 +228,25 @@ impl Machine {
         self.window.get(sequence).is_some()
     }
 
+    /// The rows of a claim under way.
+    #[cfg(test)]
+    pub(crate) fn rows_of(&self, sequence: u64) -> Vec<RowId> {
+        self.window.get(sequence).map(|flight| flight.rows.clone()).unwrap_or_default()
+    }
+
+    /// The epoch under which it hands over, if it does.
+    #[cfg(test)]
+    pub(crate) fn works_at(&self) -> Option<u64> {
+        self.epoch.filter(|_| matches!(self.phase, Phase::Working))
+    }
+
+    /// Whether it will look at the table again before long, because the last look found something.
+    #[cfg(test)]
+    pub(crate) fn waits_to_look(&self) -> bool {
+        let is_working = matches!(self.phase, Phase::Working) && self.asked.is_none();
+        is_working && !self.reading.is_quiet && self.reading.due > Time(0)
+    }
+
     const fn holds_lease(&self) -> bool {
         match self.phase {
             Phase::Describing | Phase::Acquiring { .. } | Phase::Releasing(_) | Phase::Ended => {
@@ -236,6 +259,7 @@ impl Machine {
             | Phase::Dropping(..)
             | Phase::Raising { .. }
             | Phase::Loading(_)
+            | Phase::Doubting(_)
             | Phase::Working
             | Phase::Fencing(_)
             | Phase::Reopening(_)
@@ -299,6 +323,7 @@ impl Machine {
             Phase::Fencing(_) => Query::RaiseEpoch { from: epoch, to: epoch + 1 },
             Phase::Parking(verdict) => self.park(verdict, epoch)?,
             Phase::Releasing(_) => Query::Release { epoch },
+            Phase::Doubting(_) => self.prolonging(epoch),
             Phase::Comparing
             | Phase::Opening
             | Phase::Reopening(_)

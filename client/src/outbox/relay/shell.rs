@@ -132,7 +132,7 @@ impl<S: Store> Shell<S> {
         match RelayError::of(end, stats.last_error.as_deref()) {
             None => Ok(()),
             Some(error) => {
-                tracing::error!(owner = self.owner, %error, "relay has ended");
+                tracing::error!(owner = self.owner, "{error}");
                 Err(error)
             }
         }
@@ -283,11 +283,12 @@ impl<S: Store> Shell<S> {
             Found::Description(found) => {
                 self.outbox = Some(found.outbox);
                 let warning = found.durability_warning;
-                let mut stats = lock(&self.stats);
-                if stats.durability_warning != warning {
-                    tracing::warn!(owner = self.owner, ?warning, "durability of the database");
+                if let Some(warning) = &warning
+                    && lock(&self.stats).durability_warning.as_ref() != Some(warning)
+                {
+                    self.warn(warning);
                 }
-                stats.durability_warning = warning;
+                lock(&self.stats).durability_warning = warning;
             }
             Found::Rows(rows) => self.scanned = rows,
             Found::Lag(lag) => lock(&self.stats).lag = Some(lag),
@@ -327,37 +328,53 @@ impl<S: Store> Shell<S> {
     }
 
     fn note(&self, note: &Note) {
+        self.count(note);
+        self.log(note);
+    }
+
+    fn count(&self, note: &Note) {
         let mut stats = lock(&self.stats);
-        let owner = &self.owner;
         match note {
-            Note::StandingBy => {
-                tracing::info!(owner, "relay stands by");
-                stats.state = RelayState::StandingBy;
-            }
-            Note::Active { epoch } => {
-                tracing::info!(owner, epoch, "relay hands over");
-                stats.state = RelayState::Active;
-            }
-            Note::Inactive => {
-                let last_error = &stats.last_error;
-                tracing::warn!(owner, ?last_error, "relay takes the lease again");
-                stats.state = RelayState::Starting;
-            }
+            Note::StandingBy => stats.state = RelayState::StandingBy,
+            Note::Active { .. } => stats.state = RelayState::Active,
+            Note::Inactive => stats.state = RelayState::Starting,
             Note::HandedOver { rows, .. } => {
                 stats.claims += 1;
                 stats.rows += u64::try_from(*rows).unwrap_or(u64::MAX);
             }
             Note::Parked { rows } => {
-                for (row, reason) in rows {
-                    tracing::warn!(owner, row = row.0, reason, "row set aside");
-                }
                 stats.parked += u64::try_from(rows.len()).unwrap_or(u64::MAX);
             }
-            Note::DatabaseRestored => {
-                tracing::warn!(owner, "the database is older than what the broker has of it");
-            }
-            Note::Ended(_) => {}
+            Note::DatabaseRestored | Note::Ended(_) => {}
         }
+    }
+
+    fn log(&self, note: &Note) {
+        match note {
+            Note::StandingBy => self.tell("stands by"),
+            Note::Active { epoch } => self.tell(&format!("hands over, epoch {epoch}")),
+            Note::Inactive => {
+                let said = lock(&self.stats).last_error.clone().unwrap_or_default();
+                self.warn(&format!("takes the lease again: {said}"));
+            }
+            Note::Parked { rows } => {
+                for (row, reason) in rows {
+                    self.warn(&format!("row {} set aside: {reason}", row.0));
+                }
+            }
+            Note::DatabaseRestored => {
+                self.warn("the database is older than what the broker has of it");
+            }
+            Note::HandedOver { .. } | Note::Ended(_) => {}
+        }
+    }
+
+    fn tell(&self, text: &str) {
+        tracing::info!(owner = self.owner, "relay {text}");
+    }
+
+    fn warn(&self, text: &str) {
+        tracing::warn!(owner = self.owner, "relay: {text}");
     }
 }
 

@@ -169,7 +169,7 @@ impl Machine {
             self.window.push(flight);
             self.load(now, left);
         } else if self.settings.rows_changed == Doubt::Halt {
-            self.end(End::RowsChanged { sequence: claim.sequence });
+            self.phase = Phase::Doubting(claim.sequence);
         } else {
             // None of these was taken, and none will be: the producer has been opened anew.
             let behind = std::iter::once(claim.sequence).chain(left.iter().map(|it| it.sequence));

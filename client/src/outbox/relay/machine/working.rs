@@ -47,11 +47,16 @@ impl Machine {
         !self.done.is_empty() && (self.reading.is_quiet || self.closing.is_some())
     }
 
+    /// Prolongs the lease and changes nothing else.
+    pub(super) const fn prolonging(&self, epoch: u64) -> Query {
+        Query::Step { epoch, acked: self.noted, done: Vec::new(), claim: None }
+    }
+
     /// Prolongs the lease, with whatever there is to be noted and claimed.
     pub(super) fn renewal(&mut self) -> Option<Query> {
         let epoch = self.epoch?;
         if !matches!(self.phase, Phase::Working) {
-            return Some(Query::Step { epoch, acked: self.noted, done: Vec::new(), claim: None });
+            return Some(self.prolonging(epoch));
         }
         let claim =
             (!self.ready.is_empty() && self.window.len() < self.settings.depth).then(|| {
@@ -138,6 +143,10 @@ impl Machine {
         done: &[RowId],
         claim: Option<Draft>,
     ) {
+        if let Phase::Doubting(sequence) = self.phase {
+            self.end(End::RowsChanged { sequence });
+            return;
+        }
         self.noted = acked;
         self.renew = now.after(self.settings.lease / 3);
         for row in done {
