@@ -85,7 +85,7 @@ macro_rules! inbox {
             /// [`Self::collect_garbage`].
             pub fn run<H, E>(&self, consumer: Consumer, concurrency: usize, handler: H) -> Run<H>
             where
-                H: AsyncFn(&mut Transaction<'static, $db>, &Delivery) -> Result<(), E>,
+                H: AsyncFn(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E>,
                 E: Into<Failure>,
             {
                 Run { desk: self.desk.clone(), consumer, concurrency, handler }
@@ -150,7 +150,7 @@ macro_rules! inbox {
             /// of them is [`Error::Overtaken`].
             pub async fn run_stream<H, E>(&self, mut reader: Reader, handler: H) -> Result<(), E>
             where
-                H: AsyncFn(&mut Transaction<'static, $db>, &[Record]) -> Result<(), E>,
+                H: AsyncFn(&mut Transaction<'_, $db>, &[Record]) -> Result<(), E>,
                 E: From<Error>,
             {
                 let source = reader.topic().to_owned();
@@ -210,7 +210,7 @@ macro_rules! inbox {
 
         impl<H, E> Run<H>
         where
-            H: AsyncFn(&mut Transaction<'static, $db>, &Delivery) -> Result<(), E>,
+            H: AsyncFn(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E>,
             E: Into<Failure>,
         {
             /// Runs until `shutdown` is done, the client is closed, or the broker ends the consumer.
@@ -244,7 +244,7 @@ macro_rules! inbox {
             mut stopped: watch::Receiver<bool>,
         ) -> Result<(), Error>
         where
-            H: AsyncFn(&mut Transaction<'static, $db>, &Delivery) -> Result<(), E>,
+            H: AsyncFn(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E>,
             E: Into<Failure>,
         {
             loop {
@@ -268,7 +268,7 @@ macro_rules! inbox {
             delivery: Delivery,
         ) -> Result<(), Error>
         where
-            H: AsyncFn(&mut Transaction<'static, $db>, &Delivery) -> Result<(), E>,
+            H: AsyncFn(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E>,
             E: Into<Failure>,
         {
             let mut tx = match desk.admit(&delivery).await {

@@ -100,7 +100,7 @@ macro_rules! outbox {
                 work: F,
             ) -> Result<T, E>
             where
-                F: AsyncFnOnce(&mut Transaction<'static, $db>) -> Result<T, E>,
+                F: AsyncFnOnce(&mut Transaction<'_, $db>) -> Result<T, E>,
                 E: From<Error>,
             {
                 let row = NewRow::new(outgoing).map_err(Error::from)?;
@@ -128,7 +128,7 @@ macro_rules! outbox {
             /// As [`Self::send_with_transaction`].
             pub async fn transaction<T, E, F>(&self, work: F) -> Result<T, E>
             where
-                F: AsyncFnOnce(&mut Transaction<'static, $db>, &mut Sends) -> Result<T, E>,
+                F: AsyncFnOnce(&mut Transaction<'_, $db>, &mut Sends) -> Result<T, E>,
                 E: From<Error>,
             {
                 let mut tx = self.core.begin().await?;

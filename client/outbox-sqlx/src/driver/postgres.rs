@@ -35,9 +35,9 @@ impl Driver for Pg {
     }
 
     /// A failed transaction takes no statements, but a commit, which then rolls back and says that
-    /// all is well.
+    /// all is well. A savepoint can neither be set in one, nor outside of a transaction.
     async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
-        Self::run(connection, "SELECT 1".to_owned()).await.map(|_| ())
+        Self::run(connection, "SAVEPOINT posthouse".to_owned()).await.map(|_| ())
     }
 
     fn own_options(pool: &PgPool) -> PgConnectOptions {

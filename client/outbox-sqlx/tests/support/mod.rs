@@ -9,6 +9,7 @@ use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use sqlx::{MySqlPool, PgPool, SqlitePool};
+use std::task::Poll;
 use std::time::Duration;
 
 pub const SECONDS: Duration = Duration::from_secs(20);
@@ -19,6 +20,8 @@ pub async fn broker() -> (Broker, Client) {
     let client = Client::builder().connector(broker.connector()).connect().await.unwrap();
     client.admin().create_topic("orders", TopicSettings::default()).await.unwrap();
     client.admin().ensure_subscription("orders", "billing").await.unwrap();
+    // Settles nothing, so that everything stays to be looked at.
+    client.admin().ensure_subscription("orders", "audit").await.unwrap();
     (broker, client)
 }
 
@@ -34,8 +37,31 @@ pub async fn bodies(consumer: &mut Consumer, count: usize) -> Vec<String> {
     bodies
 }
 
+/// Waits until no session of the pool's database is in a transaction.
+macro_rules! idle {
+    ($pool:ty, $sql:literal) => {
+        pub async fn idle(observer: &$pool) {
+            let deadline = tokio::time::Instant::now() + SECONDS;
+            loop {
+                let open: i64 = sqlx::query_scalar($sql).fetch_one(observer).await.unwrap();
+                if open == 0 {
+                    return;
+                }
+                assert!(tokio::time::Instant::now() < deadline, "{open} transactions stay open");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+}
+
 pub mod postgres {
     use super::*;
+
+    idle!(
+        PgPool,
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+         AND pid <> pg_backend_pid() AND (state LIKE 'idle in transaction%' OR state = 'active')"
+    );
 
     pub async fn pool() -> (PgPool, ()) {
         let database = Postgres::shared().create_database().unwrap();
@@ -47,6 +73,12 @@ pub mod postgres {
 pub mod mysql {
     use super::*;
 
+    idle!(
+        MySqlPool,
+        "SELECT COUNT(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p \
+         ON p.id = t.trx_mysql_thread_id WHERE p.db = DATABASE() AND p.id <> CONNECTION_ID()"
+    );
+
     pub async fn pool() -> (MySqlPool, ()) {
         let database = MariaDb::shared().create_database().unwrap();
         let options = MySqlPoolOptions::new().max_connections(4).acquire_timeout(SECONDS);
@@ -56,6 +88,12 @@ pub mod mysql {
 
 pub mod sqlite {
     use super::*;
+
+    /// Begins to write, which waits five seconds at most for one that writes.
+    pub async fn idle(observer: &SqlitePool) {
+        let tx = observer.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        tx.rollback().await.unwrap();
+    }
 
     pub async fn pool() -> (SqlitePool, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
@@ -68,6 +106,20 @@ pub mod sqlite {
     }
 }
 
+/// Polls a future so often at most and drops it then; `None` if it was not done.
+pub async fn polled<T>(future: impl Future<Output = T>, times: usize) -> Option<T> {
+    let mut future = Box::pin(future);
+    let mut left = times;
+    std::future::poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
 /// The same tests on each kind of database: in them `on` is the package's module for it, `pool()`
 /// gives an empty database, and `Db` is sqlx' name for it.
 #[macro_export]
@@ -77,21 +129,24 @@ macro_rules! on_each {
             use super::*;
             use posthouse_outbox_sqlx::postgres as on;
             use sqlx::Postgres as Db;
-            use $crate::support::postgres::pool;
+            #[allow(unused_imports, reason = "not every test file needs both")]
+            use $crate::support::postgres::{idle, pool};
             $($test)*
         }
         mod on_mysql {
             use super::*;
             use posthouse_outbox_sqlx::mysql as on;
             use sqlx::MySql as Db;
-            use $crate::support::mysql::pool;
+            #[allow(unused_imports, reason = "not every test file needs both")]
+            use $crate::support::mysql::{idle, pool};
             $($test)*
         }
         mod on_sqlite {
             use super::*;
             use posthouse_outbox_sqlx::sqlite as on;
             use sqlx::Sqlite as Db;
-            use $crate::support::sqlite::pool;
+            #[allow(unused_imports, reason = "not every test file needs both")]
+            use $crate::support::sqlite::{idle, pool};
             $($test)*
         }
     };
