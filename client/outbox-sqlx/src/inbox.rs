@@ -78,6 +78,8 @@ macro_rules! inbox {
             /// says [`Failure`]. When the database cannot be reached, or somebody else is handling
             /// the same message for more than five seconds, it is given back uncounted.
             ///
+            /// The handler is an async closure over an open transaction, of which a clone is called
+            /// for each delivery: closures that hold references, `Arc`s and the like can be cloned.
             /// The handlers take turns in the task that awaits the run: they should wait for the
             /// database rather than compute. Each holds a connection of the pool.
             ///
@@ -85,7 +87,7 @@ macro_rules! inbox {
             /// [`Self::collect_garbage`].
             pub fn run<H, E>(&self, consumer: Consumer, concurrency: usize, handler: H) -> Run<H>
             where
-                H: AsyncFn(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E>,
+                H: AsyncFnOnce(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E> + Clone,
                 E: Into<Failure>,
             {
                 Run { desk: self.desk.clone(), consumer, concurrency, handler }
@@ -150,7 +152,7 @@ macro_rules! inbox {
             /// of them is [`Error::Overtaken`].
             pub async fn run_stream<H, E>(&self, mut reader: Reader, handler: H) -> Result<(), E>
             where
-                H: AsyncFn(&mut Transaction<'_, $db>, &[Record]) -> Result<(), E>,
+                H: AsyncFnOnce(&mut Transaction<'_, $db>, &[Record]) -> Result<(), E> + Clone,
                 E: From<Error>,
             {
                 let source = reader.topic().to_owned();
@@ -161,7 +163,7 @@ macro_rules! inbox {
                 let mut saves = true;
                 while let Some(batch) = next_batch(&mut reader).await.map_err(Error::Reader)? {
                     let mut tx = self.desk.advance(&source, cursor, batch.next).await?;
-                    if let Err(error) = handler(&mut tx, &batch.records).await {
+                    if let Err(error) = handler.clone()(&mut tx, &batch.records).await {
                         roll_back::<$driver>(tx).await;
                         return Err(error);
                     }
@@ -210,7 +212,7 @@ macro_rules! inbox {
 
         impl<H, E> Run<H>
         where
-            H: AsyncFn(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E>,
+            H: AsyncFnOnce(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E> + Clone,
             E: Into<Failure>,
         {
             /// Runs until `shutdown` is done, the client is closed, or the broker ends the consumer.
@@ -230,7 +232,7 @@ macro_rules! inbox {
                 let Self { desk, consumer, concurrency, handler } = self;
                 let (stop, stopped) = watch::channel(false);
                 let consumer = Mutex::new(consumer);
-                let work = |_| Box::pin(take(&desk, &consumer, &handler, stopped.clone()));
+                let work = |_| Box::pin(take(&desk, &consumer, handler.clone(), stopped.clone()));
                 let workers = (0..concurrency.max(1)).map(work).collect();
                 crew::work(workers, stop, shutdown).await
             }
@@ -240,11 +242,11 @@ macro_rules! inbox {
         async fn take<H, E>(
             desk: &Desk<$driver>,
             consumer: &Mutex<Consumer>,
-            handler: &H,
+            handler: H,
             mut stopped: watch::Receiver<bool>,
         ) -> Result<(), Error>
         where
-            H: AsyncFn(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E>,
+            H: AsyncFnOnce(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E> + Clone,
             E: Into<Failure>,
         {
             loop {
@@ -255,7 +257,7 @@ macro_rules! inbox {
                 };
                 match taken {
                     None => return Ok(()),
-                    Some(Ok(delivery)) => handle(desk, handler, delivery).await?,
+                    Some(Ok(delivery)) => handle(desk, handler.clone(), delivery).await?,
                     Some(Err(error)) if error.is_final() => return Err(Error::Consumer(error)),
                     Some(Err(error)) => tracing::warn!(%error, "message not handled"),
                 }
@@ -264,11 +266,11 @@ macro_rules! inbox {
 
         async fn handle<H, E>(
             desk: &Desk<$driver>,
-            handler: &H,
+            handler: H,
             delivery: Delivery,
         ) -> Result<(), Error>
         where
-            H: AsyncFn(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E>,
+            H: AsyncFnOnce(&mut Transaction<'_, $db>, &Delivery) -> Result<(), E> + Clone,
             E: Into<Failure>,
         {
             let mut tx = match desk.admit(&delivery).await {

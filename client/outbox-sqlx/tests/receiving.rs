@@ -1,0 +1,352 @@
+//! Handling messages in a transaction, on real databases, with a real broker.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic, and its tasks end with it")]
+
+mod support;
+
+use posthouse_client::{Client, Delivery, Message, MessageId, Position, Start};
+use posthouse_client::{Mode, SubscriptionSettings};
+use posthouse_outbox_sqlx::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use support::{SECONDS, broker, polled};
+
+on_each! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn message_has_one_effect_however_often_it_comes() {
+        let (pool, _kept) = pool().await;
+        let (_broker, client) = broker().await;
+        let inbox = installed(&pool).await;
+        let orders = client.publisher("orders").await.unwrap();
+        for number in 0..60_u8 {
+            orders.publish(Message::new("x").id(MessageId([number % 20; 16]))).await.unwrap();
+        }
+        let calls = Arc::new(AtomicU32::new(0));
+        // In a task, with something shared and something borrowed: that has to compile.
+        let task = tokio::spawn({
+            let (inbox, calls, client) = (inbox.clone(), Arc::clone(&calls), client.clone());
+            async move {
+                let text = String::from("x");
+                let (borrowed, counted) = (&text, &calls);
+                let consumer = client.consumer("orders", "billing").await.unwrap();
+                let run = inbox.run(consumer, 4, async |tx, delivery| {
+                    // Every third fails or panics the first time.
+                    match (counted.fetch_add(1, Ordering::Relaxed), delivery.attempt().0) {
+                        (call, 0) if call % 6 == 2 => return Err(Error::TransactionEnded),
+                        (call, 0) if call % 6 == 5 => panic!("on purpose"),
+                        _ => add(tx, borrowed, delivery).await?,
+                    }
+                    Ok(())
+                });
+                run.until(settled(&client)).await
+            }
+        });
+        tokio::time::timeout(SECONDS * 3, task).await.unwrap().unwrap().unwrap();
+
+        assert_eq!(effects(&pool).await, (20, 20));
+        assert!(calls.load(Ordering::Relaxed) >= 20);
+        idle(&pool).await;
+    }
+
+    #[tokio::test]
+    async fn error_that_was_swallowed_acks_nothing() {
+        let (pool, _kept) = pool().await;
+        let (_broker, client) = broker().await;
+        let inbox = installed(&pool).await;
+        client.publisher("orders").await.unwrap().publish("x").await.unwrap();
+        let consumer = client.consumer("orders", "billing").await.unwrap();
+        let run = inbox.run(consumer, 1, async |tx, delivery| {
+            add(tx, "x", delivery).await?;
+            if delivery.attempt().0 == 0 {
+                // What a deadlock does to the transaction.
+                sqlx::raw_sql("ROLLBACK").execute(&mut **tx).await?;
+            }
+            Ok::<_, sqlx::Error>(())
+        });
+        tokio::time::timeout(SECONDS, run.until(settled(&client))).await.unwrap().unwrap();
+
+        assert_eq!(effects(&pool).await, (1, 1));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn by_hand_a_duplicate_and_a_stale_delivery_are_told_apart() {
+        let (pool, _kept) = pool().await;
+        let (_broker, client) = broker().await;
+        let inbox = installed(&pool).await;
+        let (early, late) = handed_out_twice(&client).await;
+
+        let on::Begun::New(mut tx) = inbox.begin(&late).await.unwrap() else { panic!("new") };
+        add(&mut tx, "x", &late).await.unwrap();
+        drop(tx);
+        let on::Begun::New(mut tx) = inbox.begin(&late).await.unwrap() else { panic!("new") };
+        add(&mut tx, "x", &late).await.unwrap();
+        let handed_over = inbox.begin(&late);
+        if !matches!(pool.connect_options().as_ref(), _options if is_sqlite()) {
+            // Somebody is at work on it: the wait is bounded, and passes.
+            let error = handed_over.await.unwrap_err();
+            assert!(matches!(error, Error::Database(_)), "{error}");
+        } else {
+            drop(handed_over);
+        }
+        let again = polled(inbox.begin(&late), 0).await;
+        assert!(again.is_none());
+        let kept = late.fence();
+        inbox.commit(tx, late).await.unwrap();
+
+        assert!(matches!(inbox.begin(&early).await.unwrap(), on::Begun::Stale));
+        assert!(early.fence() < kept);
+        settled(&client).await;
+        assert_eq!(effects(&pool).await, (1, 1));
+        let (early, late) = handed_out_twice(&client).await;
+        let on::Begun::New(tx) = inbox.begin(&early).await.unwrap() else { panic!("new") };
+        inbox.commit(tx, early).await.unwrap();
+        assert!(matches!(inbox.begin(&late).await.unwrap(), on::Begun::Duplicate));
+        late.ack().await.unwrap();
+        idle(&pool).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_forgotten_is_refused_all_the_same() {
+        let (pool, _kept) = pool().await;
+        let (_broker, client) = broker().await;
+        let inbox = installed(&pool).await.window(Duration::ZERO);
+        let (zombie, late) = handed_out_twice(&client).await;
+        let on::Begun::New(mut tx) = inbox.begin(&late).await.unwrap() else { panic!("new") };
+        add(&mut tx, "x", &late).await.unwrap();
+        inbox.commit(tx, late).await.unwrap();
+        settled(&client).await;
+        // A delivery that brings the floor above it.
+        client.publisher("orders").await.unwrap().publish("y").await.unwrap();
+        let mut consumer = client.consumer("orders", "billing").await.unwrap();
+        let next = consumer.next().await.unwrap().unwrap();
+        assert!(next.ack_floor() > zombie.offset());
+        let on::Begun::New(tx) = inbox.begin(&next).await.unwrap() else { panic!("new") };
+        inbox.commit(tx, next).await.unwrap();
+
+        assert_eq!(inbox.collect_garbage().await.unwrap(), 0, "the floor is stored first");
+        assert_eq!(inbox.collect_garbage().await.unwrap(), 0, "and has to stand for a minute");
+        assert_eq!(noted(&pool).await, 2);
+        sqlx::raw_sql("UPDATE posthouse_inbox_floor SET raised_at = raised_at - 61000")
+            .execute(&pool)
+            .await
+            .unwrap();
+        assert_eq!(inbox.collect_garbage().await.unwrap(), 1);
+        assert_eq!(noted(&pool).await, 1);
+        assert!(matches!(inbox.begin(&zombie).await.unwrap(), on::Begun::Stale));
+        assert_eq!(effects(&pool).await, (1, 1));
+        drop(zombie.ack());
+
+        // A new message is none of that, wherever it is handed out.
+        client.publisher("orders").await.unwrap().publish("z").await.unwrap();
+        let new = consumer.next().await.unwrap().unwrap();
+        assert!(matches!(inbox.begin(&new).await.unwrap(), on::Begun::New(_)));
+        new.ack().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn stream_goes_on_where_the_database_is_and_a_second_reader_stops() {
+        let (pool, _kept) = pool().await;
+        let (_broker, client) = broker().await;
+        let inbox = installed(&pool).await;
+        let stream = SubscriptionSettings { mode: Mode::Stream, ..SubscriptionSettings::default() };
+        let admin = client.admin();
+        admin.create_subscription("orders", "view", stream, Start::Earliest).await.unwrap();
+        let orders = client.publisher("orders").await.unwrap();
+        let read = async |position| {
+            let reader = client.reader("orders", position).await.unwrap();
+            let handler = async |tx: &mut sqlx::Transaction<'_, Db>, records: &[_]| {
+                for record in records {
+                    add_record(tx, record).await?;
+                }
+                Ok::<_, Error>(())
+            };
+            inbox.run_stream(reader, handler).await
+        };
+        for round in 1..=3_u8 {
+            for _ in 0..10 {
+                orders.publish("x").await.unwrap();
+            }
+            read(Position::saved("view")).await.unwrap();
+            read(Position::Earliest).await.unwrap();
+            assert_eq!(effects(&pool).await, (i64::from(round) * 10, i64::from(round) * 10));
+        }
+        let info = admin.describe_subscription("orders", "view").await.unwrap();
+        assert_eq!(info.ack_floor.0, 30);
+
+        orders.publish("x").await.unwrap();
+        let following = client.reader("orders", Position::Earliest).follow().await.unwrap();
+        let (moved, publisher) = (pool.clone(), orders.clone());
+        let task = tokio::spawn({
+            let inbox = inbox.clone();
+            async move {
+                let shared = Arc::new(1);
+                inbox
+                    .run_stream(following, async |tx, records| {
+                        for record in records {
+                            add_record(tx, record).await?;
+                        }
+                        drop(Arc::clone(&shared));
+                        Ok::<_, Error>(())
+                    })
+                    .await
+            }
+        });
+        while effects(&pool).await.0 < 31 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        sqlx::raw_sql("UPDATE posthouse_stream_cursor SET next_place = 32")
+            .execute(&moved)
+            .await
+            .unwrap();
+        publisher.publish("x").await.unwrap();
+        let ended = tokio::time::timeout(SECONDS, task).await.unwrap().unwrap();
+        assert!(matches!(ended, Err(Error::Overtaken)), "{ended:?}");
+        assert_eq!(effects(&pool).await, (31, 31));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn handler_enqueues_in_the_same_transaction() {
+        let (pool, _kept) = pool().await;
+        let (_broker, client) = broker().await;
+        client.admin().create_topic("bills", Default::default()).await.unwrap();
+        client.admin().ensure_subscription("bills", "all").await.unwrap();
+        let outbox = on::Outbox::new(pool.clone());
+        let inbox = installed(&pool).await.wakes(&outbox);
+        let relay = outbox.relay(&client).spawn();
+        client.publisher("orders").await.unwrap().publish("a lamp").await.unwrap();
+        let consumer = client.consumer("orders", "billing").await.unwrap();
+        let run = inbox.run(consumer, 2, async |tx, delivery| {
+            let bill = Message::new(delivery.body().clone()).to("bills");
+            outbox.enqueue(tx, bill).await?;
+            if delivery.attempt().0 == 0 { Err(Error::TransactionEnded) } else { Ok(()) }
+        });
+        run.until(settled(&client)).await.unwrap();
+
+        let mut bills = client.consumer("bills", "all").await.unwrap();
+        assert_eq!(support::bodies(&mut bills, 1).await, ["a lamp"]);
+        relay.shutdown().await.unwrap();
+        let info = client.admin().describe_subscription("bills", "all").await.unwrap();
+        assert_eq!(info.backlog, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn dropped_anywhere_a_message_is_handled_once_and_no_connection_stays_in_a_transaction() {
+        let (pool, _kept) = pool().await;
+        let (_broker, client) = broker().await;
+        quick(&client).await;
+        let inbox = installed(&pool).await;
+        let orders = client.publisher("orders").await.unwrap();
+        let mut consumer = client.consumer("orders", "quick").await.unwrap();
+        let mut dropped = 0;
+        for times in 1..200 {
+            let _ = orders.publish("x").await.unwrap();
+            let delivery = consumer.next().await.unwrap().unwrap();
+            let handling = async {
+                match inbox.begin(&delivery).await? {
+                    on::Begun::New(mut tx) => {
+                        add(&mut tx, "x", &delivery).await?;
+                        inbox.commit(tx, delivery).await
+                    }
+                    on::Begun::Duplicate | on::Begun::Stale => Ok(drop(delivery.ack())),
+                }
+            };
+            let done = polled(handling, times).await;
+            dropped += u32::from(done.is_none());
+            idle(&pool).await;
+            if done.is_some() && polled(inbox.collect_garbage(), times).await.is_some() {
+                break;
+            }
+        }
+        assert!(dropped > 2, "only {dropped} were dropped");
+        drop(consumer);
+        let consumer = client.consumer("orders", "quick").await.unwrap();
+        let run = inbox.run(consumer, 4, async |tx, delivery| add(tx, "x", delivery).await);
+        let until = async {
+            while backlog(&client, "quick").await > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(SECONDS, run.until(until)).await.unwrap().unwrap();
+        idle(&pool).await;
+        let (all, different) = effects(&pool).await;
+        assert_eq!(all, different);
+        assert!(all >= i64::from(dropped), "{all}");
+    }
+
+    async fn installed(pool: &sqlx::Pool<Db>) -> on::Inbox {
+        let inbox = on::Inbox::new(pool.clone(), "billing");
+        inbox.install().await.unwrap();
+        sqlx::raw_sql("CREATE TABLE effects (id VARCHAR(32), text TEXT)").execute(pool).await.unwrap();
+        inbox
+    }
+
+    fn is_sqlite() -> bool {
+        std::any::type_name::<Db>().contains("qlite")
+    }
+
+    async fn add(
+        tx: &mut sqlx::Transaction<'_, Db>,
+        text: &str,
+        delivery: &Delivery,
+    ) -> sqlx::Result<()> {
+        let statement = format!("INSERT INTO effects VALUES ('{}', '{text}')", delivery.id());
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut **tx).await.map(|_| ())
+    }
+
+    async fn add_record(
+        tx: &mut sqlx::Transaction<'_, Db>,
+        record: &posthouse_client::Record,
+    ) -> sqlx::Result<()> {
+        let statement = format!("INSERT INTO effects VALUES ('{}', '')", record.id());
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut **tx).await.map(|_| ())
+    }
+
+    /// How many effects, and how many different ones.
+    async fn effects(pool: &sqlx::Pool<Db>) -> (i64, i64) {
+        sqlx::query_as("SELECT COUNT(*), COUNT(DISTINCT id) FROM effects")
+            .fetch_one(pool)
+            .await
+            .unwrap()
+    }
+
+    async fn noted(pool: &sqlx::Pool<Db>) -> i64 {
+        sqlx::query_scalar("SELECT COUNT(*) FROM posthouse_inbox").fetch_one(pool).await.unwrap()
+    }
+}
+
+/// Waits until everything in the subscription is settled.
+async fn settled(client: &Client) {
+    while backlog(client, "billing").await > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn backlog(client: &Client, subscription: &str) -> u64 {
+    client.admin().describe_subscription("orders", subscription).await.unwrap().backlog
+}
+
+/// A subscription that backs off for a millisecond.
+async fn quick(client: &Client) {
+    let settings = SubscriptionSettings {
+        attempts_max: 1000,
+        backoff_ms_first: 1,
+        backoff_ms_max: 2,
+        ..SubscriptionSettings::default()
+    };
+    client.admin().create_subscription("orders", "quick", settings, Start::Earliest).await.unwrap();
+}
+
+/// Two deliveries of one message: of a consumer that is gone, and of the one after it.
+async fn handed_out_twice(client: &Client) -> (Delivery, Delivery) {
+    let orders = client.publisher("orders").await.unwrap();
+    let receipt = orders.publish("x").await.unwrap();
+    let mut consumer = client.consumer("orders", "billing").await.unwrap();
+    let early = consumer.next().await.unwrap().unwrap();
+    assert_eq!(early.id(), receipt.id);
+    drop(consumer);
+    let mut consumer = client.consumer("orders", "billing").await.unwrap();
+    let late = tokio::time::timeout(SECONDS, consumer.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(late.id(), receipt.id);
+    (early, late)
+}
