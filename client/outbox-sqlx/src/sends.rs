@@ -21,7 +21,7 @@ impl Bell {
     }
 }
 
-/// What a transaction sends, see [`transaction`](crate::postgres::Outbox::transaction).
+/// What a transaction sends, see `Outbox::transaction`.
 #[derive(Debug, Default)]
 pub struct Sends {
     pub(crate) outgoing: Vec<Outgoing>,
