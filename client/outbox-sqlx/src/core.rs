@@ -149,7 +149,15 @@ pub(crate) async fn commit<D: Driver>(tx: Transaction<'static, D::Db>) -> Result
 }
 
 /// Rolls back before anything else is done.
-pub(crate) async fn roll_back<D: Driver>(tx: Transaction<'static, D::Db>) {
+pub(crate) async fn roll_back<D: Driver>(mut tx: Transaction<'static, D::Db>) {
+    let roll_back = async move {
+        if D::DIALECT == Dialect::Sqlite {
+            // Some errors have rolled back already; sqlx would take the connection for one in a
+            // transaction for ever.
+            let _ = D::check(&mut tx).await;
+        }
+        tx.rollback().await
+    };
     // Where this fails the connection is gone, and the database rolls back by itself.
-    let _ = unbroken(tx.rollback()).await;
+    let _ = unbroken(roll_back).await;
 }
