@@ -1,6 +1,6 @@
 //! Bills orders: the bill and the note that its message was handled are one transaction in SQLite, so
-//! each order is billed once, however often its message comes. DATABASE_URL (`sqlite:bills.db?mode=rwc`)
-//! and POSTHOUSE_SERVER say where they are.
+//! each order is billed once, however often its message comes. `DATABASE_URL`
+//! (`sqlite:bills.db?mode=rwc`) and `POSTHOUSE_SERVER` say where they are.
 
 use posthouse_client::{Client, Delivery};
 use posthouse_outbox_sqlx::sqlite::Inbox;

@@ -1,5 +1,6 @@
 //! Sells lamps: stock, order and message are one transaction in PostgreSQL, and a relay in the same
-//! process hands the messages to the broker. DATABASE_URL and POSTHOUSE_SERVER say where they are.
+//! process hands the messages to the broker. `DATABASE_URL` and
+//! `POSTHOUSE_SERVER` say where they are.
 
 use posthouse_client::{Client, Message};
 use posthouse_outbox_sqlx::Error;

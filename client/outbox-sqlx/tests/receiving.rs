@@ -1,6 +1,10 @@
 //! Handling messages in a transaction, on real databases, with a real broker.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic, and its tasks end with it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and its tasks end with it"
+)]
 
 mod support;
 
@@ -15,7 +19,7 @@ use support::{SECONDS, broker, polled};
 on_each! {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn message_has_one_effect_however_often_it_comes() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
         let inbox = installed(&pool).await;
         let orders = client.publisher("orders").await.unwrap();
@@ -46,12 +50,12 @@ on_each! {
 
         assert_eq!(effects(&pool).await, (20, 20));
         assert!(calls.load(Ordering::Relaxed) >= 20);
-        idle(&pool).await;
+        place::idle(&pool).await;
     }
 
     #[tokio::test]
     async fn error_that_was_swallowed_acks_nothing() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
         let inbox = installed(&pool).await;
         client.publisher("orders").await.unwrap().publish("x").await.unwrap();
@@ -71,7 +75,7 @@ on_each! {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn by_hand_a_duplicate_and_a_stale_delivery_are_told_apart() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
         let inbox = installed(&pool).await;
         let (early, late) = handed_out_twice(&client).await;
@@ -96,12 +100,12 @@ on_each! {
         inbox.commit(tx, early).await.unwrap();
         assert!(matches!(inbox.begin(&late).await.unwrap(), on::Begun::Duplicate));
         late.ack().await.unwrap();
-        idle(&pool).await;
+        place::idle(&pool).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_is_forgotten_is_refused_all_the_same() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
         let inbox = installed(&pool).await.window(Duration::ZERO);
         let (zombie, late) = handed_out_twice(&client).await;
@@ -139,7 +143,7 @@ on_each! {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn stream_goes_on_where_the_database_is_and_a_second_reader_stops() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
         let inbox = installed(&pool).await;
         let stream = SubscriptionSettings { mode: Mode::Stream, ..SubscriptionSettings::default() };
@@ -200,7 +204,7 @@ on_each! {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn handler_enqueues_in_the_same_transaction() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
         client.admin().create_topic("bills", Default::default()).await.unwrap();
         client.admin().ensure_subscription("bills", "all").await.unwrap();
@@ -225,7 +229,7 @@ on_each! {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn dropped_anywhere_a_message_is_handled_once_and_no_connection_stays_in_a_transaction() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
         quick(&client).await;
         let inbox = installed(&pool).await;
@@ -241,12 +245,15 @@ on_each! {
                         add(&mut tx, "x", &delivery).await?;
                         inbox.commit(tx, delivery).await
                     }
-                    on::Begun::Duplicate | on::Begun::Stale => Ok(drop(delivery.ack())),
+                    on::Begun::Duplicate | on::Begun::Stale => {
+                        drop(delivery.ack());
+                        Ok(())
+                    }
                 }
             };
             let done = polled(handling, times).await;
             dropped += u32::from(done.is_none());
-            idle(&pool).await;
+            place::idle(&pool).await;
             if done.is_some() && polled(inbox.collect_garbage(), times).await.is_some() {
                 break;
             }
@@ -261,7 +268,7 @@ on_each! {
             }
         };
         tokio::time::timeout(SECONDS, run.until(until)).await.unwrap().unwrap();
-        idle(&pool).await;
+        place::idle(&pool).await;
         let (all, different) = effects(&pool).await;
         assert_eq!(all, different);
         assert!(all >= i64::from(dropped), "{all}");

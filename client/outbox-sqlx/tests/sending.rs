@@ -1,6 +1,10 @@
 //! Sending in a transaction, on real databases, with a real broker.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic, and its tasks end with it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and its tasks end with it"
+)]
 
 mod support;
 
@@ -18,7 +22,7 @@ use support::{SECONDS, bodies, broker, polled};
 on_each! {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn message_is_sent_if_its_transaction_commits_and_only_then() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
         let outbox = installed(&pool).await;
         let mut billing = client.consumer("orders", "billing").await.unwrap();
@@ -38,7 +42,7 @@ on_each! {
         let expected: Vec<_> = (0..20).filter(|number| number % 3 != 0).collect();
         let texts: Vec<_> = expected.iter().map(ToString::to_string).collect();
         assert_eq!(bodies(&mut billing, expected.len()).await, texts);
-        assert_eq!(count(&pool).await, expected.len() as i64);
+        assert_eq!(count(&pool).await, i64::try_from(expected.len()).unwrap());
         relay.shutdown().await.unwrap();
         assert_eq!(topic(&client).await, texts);
         assert_eq!(outbox.lag().await.unwrap().rows, 0);
@@ -46,7 +50,7 @@ on_each! {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn closures_send_from_other_threads_and_borrow() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
         let outbox = Arc::new(installed(&pool).await);
         let relay = outbox.relay(&client).spawn();
@@ -86,7 +90,7 @@ on_each! {
 
     #[tokio::test]
     async fn error_of_the_closure_rolls_back_and_sends_nothing() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let outbox = installed(&pool).await;
         let failing = outbox.send_with_transaction(order(1), async |tx| {
             add(tx, "x").await?;
@@ -108,12 +112,12 @@ on_each! {
         assert!(matches!(refused.await.unwrap_err(), Error::Enqueue(_)));
 
         assert_eq!((count(&pool).await, outbox.lag().await.unwrap().rows), (0, 0));
-        idle(&pool).await;
+        place::idle(&pool).await;
     }
 
     #[tokio::test]
     async fn transaction_that_ended_inside_is_noticed_and_nothing_is_sent() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let outbox = installed(&pool).await;
         for statement in ["ROLLBACK", "COMMIT"] {
             let ended = outbox.transaction(async |tx, out| {
@@ -137,7 +141,7 @@ on_each! {
     async fn rows_reach_the_broker_once_and_in_order_of_their_keys_whatever_relay_works() {
         const KEYS: u64 = 4;
         const EACH: u64 = 25;
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
         let outbox = installed(&pool).await;
         for key in 0..KEYS {
@@ -187,7 +191,7 @@ on_each! {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn message_that_the_broker_refuses_waits_aside_until_it_is_redriven() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
         let outbox = installed(&pool).await;
         let relay = outbox.relay(&client).spawn();
@@ -214,7 +218,7 @@ on_each! {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn dropped_anywhere_a_transaction_is_whole_or_not_and_no_connection_stays_in_one() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let outbox = installed(&pool).await;
         let mut dropped = 0;
         for times in 0.. {
@@ -233,7 +237,7 @@ on_each! {
             });
             let also = polled(sending, usize::try_from(times).unwrap()).await;
             let installing = polled(outbox.install(), usize::try_from(times).unwrap()).await;
-            idle(&pool).await;
+            place::idle(&pool).await;
             if let (Some(done), Some(also), Some(installed)) = (done, also, installing) {
                 done.unwrap();
                 also.unwrap();
@@ -248,7 +252,7 @@ on_each! {
             all.push(pool.acquire().await.unwrap());
         }
         drop(all);
-        idle(&pool).await;
+        place::idle(&pool).await;
         assert_eq!(count(&pool).await, i64::try_from(outbox.lag().await.unwrap().rows).unwrap());
     }
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and its tasks end with it")]
 
+#[expect(dead_code, reason = "each test uses a part of it")]
 mod support;
 
 use posthouse_client::outbox::{
@@ -15,7 +16,7 @@ const LEASE: Duration = Duration::from_secs(15);
 on_each! {
     #[tokio::test]
     async fn row_is_what_was_enqueued() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let outbox = on::Outbox::new(pool.clone());
         outbox.install().await.unwrap();
         let body: Vec<u8> = (0..=255).collect();
@@ -44,7 +45,7 @@ on_each! {
 
     #[tokio::test]
     async fn plain_sql_makes_a_row() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let outbox = on::Outbox::new(pool.clone());
         outbox.install().await.unwrap();
         sqlx::query("INSERT INTO posthouse_outbox (topic, body) VALUES ('orders', 'a lamp')")
@@ -62,7 +63,7 @@ on_each! {
 
     #[tokio::test]
     async fn installing_by_many_at_once_makes_one_outbox() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let outbox = on::Outbox::new(pool.clone());
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..8 {
@@ -85,7 +86,7 @@ on_each! {
 
     #[tokio::test]
     async fn without_tables_an_error_says_what_makes_them() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let error = on::Outbox::new(pool).store().describe().await.unwrap_err();
 
         assert_eq!(error.kind(), StoreErrorKind::NotInstalled);
@@ -94,7 +95,7 @@ on_each! {
 
     #[tokio::test]
     async fn two_outboxes_with_prefixes_share_a_database() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let first = on::Outbox::new(pool.clone());
         let second = on::Outbox::new(pool.clone()).prefix("other_").unwrap();
         first.install().await.unwrap();
@@ -110,7 +111,7 @@ on_each! {
 
     #[tokio::test]
     async fn lease_is_taken_once_and_given_back() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let outbox = on::Outbox::new(pool);
         outbox.install().await.unwrap();
         let [mut first, mut second] = [outbox.store(), outbox.store()];
@@ -136,7 +137,7 @@ on_each! {
 
     #[tokio::test]
     async fn scan_gives_gaps_and_what_is_above_within_its_limits() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let outbox = on::Outbox::new(pool.clone());
         outbox.install().await.unwrap();
         let ids = enqueue(&outbox, &pool, 40, 100).await;
@@ -165,7 +166,7 @@ on_each! {
 
     #[tokio::test]
     async fn step_claims_and_deletes_and_an_older_epoch_changes_nothing() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let outbox = on::Outbox::new(pool.clone());
         outbox.install().await.unwrap();
         let ids = enqueue(&outbox, &pool, 10, 10).await;
@@ -200,7 +201,7 @@ on_each! {
 
     #[tokio::test]
     async fn parked_row_waits_until_it_is_redriven_or_discarded() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let outbox = on::Outbox::new(pool.clone());
         outbox.install().await.unwrap();
         let ids = enqueue(&outbox, &pool, 6, 10).await;
@@ -246,7 +247,7 @@ on_each! {
 
     #[tokio::test]
     async fn adopting_gives_a_new_name_and_starts_anew() {
-        let (pool, _kept) = pool().await;
+        let (pool, _kept) = place::pool().await;
         let outbox = on::Outbox::new(pool.clone());
         outbox.install().await.unwrap();
         let ids = enqueue(&outbox, &pool, 2, 10).await;

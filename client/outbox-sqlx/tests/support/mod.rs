@@ -1,7 +1,5 @@
 //! Databases and a broker for the tests of this package.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
-
 use posthouse_broker::{Broker, Config};
 use posthouse_client::{Client, Consumer, TopicSettings};
 use posthouse_databases::{MariaDb, Postgres};
@@ -12,10 +10,10 @@ use sqlx::{MySqlPool, PgPool, SqlitePool};
 use std::task::Poll;
 use std::time::Duration;
 
-pub const SECONDS: Duration = Duration::from_secs(20);
+pub(crate) const SECONDS: Duration = Duration::from_secs(20);
 
 /// A broker with a topic and a subscription, and a client of it.
-pub async fn broker() -> (Broker, Client) {
+pub(crate) async fn broker() -> (Broker, Client) {
     let broker = Broker::start(Config::temporary().unwrap()).await.unwrap();
     let client = Client::builder().connector(broker.connector()).connect().await.unwrap();
     client.admin().create_topic("orders", TopicSettings::default()).await.unwrap();
@@ -26,7 +24,7 @@ pub async fn broker() -> (Broker, Client) {
 }
 
 /// Bodies in the order in which they come, all of them acked.
-pub async fn bodies(consumer: &mut Consumer, count: usize) -> Vec<String> {
+pub(crate) async fn bodies(consumer: &mut Consumer, count: usize) -> Vec<String> {
     let mut bodies = Vec::new();
     while bodies.len() < count {
         let next = tokio::time::timeout(SECONDS, consumer.next()).await;
@@ -40,7 +38,7 @@ pub async fn bodies(consumer: &mut Consumer, count: usize) -> Vec<String> {
 /// Waits until no session of the pool's database is in a transaction.
 macro_rules! idle {
     ($pool:ty, $sql:literal) => {
-        pub async fn idle(observer: &$pool) {
+        pub(crate) async fn idle(observer: &$pool) {
             let deadline = tokio::time::Instant::now() + SECONDS;
             loop {
                 let open: i64 = sqlx::query_scalar($sql).fetch_one(observer).await.unwrap();
@@ -54,7 +52,7 @@ macro_rules! idle {
     };
 }
 
-pub mod postgres {
+pub(crate) mod postgres {
     use super::*;
 
     idle!(
@@ -63,14 +61,14 @@ pub mod postgres {
          AND pid <> pg_backend_pid() AND (state LIKE 'idle in transaction%' OR state = 'active')"
     );
 
-    pub async fn pool() -> (PgPool, ()) {
+    pub(crate) async fn pool() -> (PgPool, ()) {
         let database = Postgres::shared().create_database().unwrap();
         let options = PgPoolOptions::new().max_connections(4).acquire_timeout(SECONDS);
         (options.connect(database.url()).await.unwrap(), ())
     }
 }
 
-pub mod mysql {
+pub(crate) mod mysql {
     use super::*;
 
     idle!(
@@ -79,23 +77,23 @@ pub mod mysql {
          ON p.id = t.trx_mysql_thread_id WHERE p.db = DATABASE() AND p.id <> CONNECTION_ID()"
     );
 
-    pub async fn pool() -> (MySqlPool, ()) {
+    pub(crate) async fn pool() -> (MySqlPool, ()) {
         let database = MariaDb::shared().create_database().unwrap();
         let options = MySqlPoolOptions::new().max_connections(4).acquire_timeout(SECONDS);
         (options.connect(database.url()).await.unwrap(), ())
     }
 }
 
-pub mod sqlite {
+pub(crate) mod sqlite {
     use super::*;
 
     /// Begins to write, which waits five seconds at most for one that writes.
-    pub async fn idle(observer: &SqlitePool) {
+    pub(crate) async fn idle(observer: &SqlitePool) {
         let tx = observer.begin_with("BEGIN IMMEDIATE").await.unwrap();
         tx.rollback().await.unwrap();
     }
 
-    pub async fn pool() -> (SqlitePool, tempfile::TempDir) {
+    pub(crate) async fn pool() -> (SqlitePool, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteConnectOptions::new()
             .filename(folder.path().join("app.db"))
@@ -107,7 +105,7 @@ pub mod sqlite {
 }
 
 /// Polls a future so often at most and drops it then; `None` if it was not done.
-pub async fn polled<T>(future: impl Future<Output = T>, times: usize) -> Option<T> {
+pub(crate) async fn polled<T>(future: impl Future<Output = T>, times: usize) -> Option<T> {
     let mut future = Box::pin(future);
     let mut left = times;
     std::future::poll_fn(|cx| {
@@ -120,7 +118,7 @@ pub async fn polled<T>(future: impl Future<Output = T>, times: usize) -> Option<
     .await
 }
 
-/// The same tests on each kind of database: in them `on` is the package's module for it, `pool()`
+/// The same tests on each kind of database: in them `on` is the package's module for it, `place::pool()`
 /// gives an empty database, and `Db` is sqlx' name for it.
 #[macro_export]
 macro_rules! on_each {
@@ -129,24 +127,21 @@ macro_rules! on_each {
             use super::*;
             use posthouse_outbox_sqlx::postgres as on;
             use sqlx::Postgres as Db;
-            #[allow(unused_imports, reason = "not every test file needs both")]
-            use $crate::support::postgres::{idle, pool};
+            use $crate::support::postgres as place;
             $($test)*
         }
         mod on_mysql {
             use super::*;
             use posthouse_outbox_sqlx::mysql as on;
             use sqlx::MySql as Db;
-            #[allow(unused_imports, reason = "not every test file needs both")]
-            use $crate::support::mysql::{idle, pool};
+            use $crate::support::mysql as place;
             $($test)*
         }
         mod on_sqlite {
             use super::*;
             use posthouse_outbox_sqlx::sqlite as on;
             use sqlx::Sqlite as Db;
-            #[allow(unused_imports, reason = "not every test file needs both")]
-            use $crate::support::sqlite::{idle, pool};
+            use $crate::support::sqlite as place;
             $($test)*
         }
     };
