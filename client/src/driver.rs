@@ -176,7 +176,7 @@ impl Driver {
     async fn serve(&mut self, mut connection: Connection) -> Option<io::Error> {
         self.was_answered = false;
         self.limits.set(&connection.welcome);
-        self.session.on_connect();
+        self.session.on_connect(connection.welcome.start_epoch);
         loop {
             let now = Instant::now();
             self.mail.drain(..).for_each(|mail| self.session.on_mail(mail, now));

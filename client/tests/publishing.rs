@@ -134,6 +134,30 @@ async fn full_batch_leaves_while_others_have_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn batches_are_no_larger_than_the_broker_takes() {
+    let (mut broker, connector) = support::fake_broker();
+    let connecting = posthouse_client::Client::builder().connector(connector).connect();
+    let (client, mut peer) = tokio::join!(connecting, broker.welcome_to(2000));
+    let client = client.unwrap();
+    let opening = async { client.publisher("orders").await.unwrap() };
+    let (orders, ()) = tokio::join!(opening, peer.open_publisher());
+    let body = "x".repeat(500);
+    let pending = submit(&orders, &[body.as_str(); 10]).await;
+
+    let mut batches = Vec::new();
+    while batches.iter().sum::<usize>() < 10 {
+        let (correlation, request, tail) = peer.request().await;
+        assert!(matches!(request, posthouse_protocol::Request::Publish(_)), "{request:?}");
+        assert!(tail.len() <= 2000, "{} bytes", tail.len());
+        batches.push(support::bodies(&tail).len());
+        peer.receipt(correlation, 0).await;
+    }
+
+    assert_eq!(batches, [3, 3, 3, 1]);
+    drop(pending);
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusal_in_the_middle_fails_its_batch_alone_and_keeps_the_order() {
     let (orders, _client, _broker, mut peer) = publishing().await;
     let mut pending = Vec::new();

@@ -15,7 +15,7 @@ pub(super) struct Arrived {
     pub(super) fence: Fence,
     pub(super) left: u32,
     pub(super) run: RunNumber,
-    position: u32,
+    pub(super) position: u32,
     attempt: Attempt,
     ack_floor: Offset,
     broken: Option<DecodeError>,

@@ -154,7 +154,8 @@ impl Run {
 
     fn prolong(&mut self, now: Instant, terms: &Terms, prolonged: &mut Vec<DeliveryRun>) {
         let ends_at_last = self.since + terms.lease_max;
-        if self.ends_at >= ends_at_last {
+        // Ended while nobody looked (the process was stopped, say), it cannot be had back.
+        if self.ends_at >= ends_at_last || self.ends_at <= now {
             self.is_final = true;
             return;
         }
@@ -244,6 +245,16 @@ mod tests {
     }
 
     #[test]
+    fn lease_that_has_ended_is_not_prolonged() {
+        let (mut leases, start) = leases(30, 600);
+        let number = leases.add(Offset(5), fence(9), 2, start);
+
+        assert_eq!(leases.prolong_due(start + 31 * SECOND), []);
+        assert_eq!(leases.ends_at(number, 0), Some(start + 30 * SECOND));
+        assert_eq!(leases.next_due(), None);
+    }
+
+    #[test]
     fn settled_deliveries_are_not_prolonged() {
         let (mut leases, start) = leases(30, 600);
         let number = leases.add(Offset(5), fence(9), 130, start);
@@ -273,7 +284,11 @@ mod tests {
         assert_eq!(leases.prolong_due(start + 15 * SECOND), [run(5, 9, 1), run(7, 11, 1)]);
         assert_eq!(leases.ends_at(number, 1), Some(start + 100 * SECOND));
         assert_eq!(leases.ends_at(number, 2), Some(start + 45 * SECOND));
-        assert_eq!(leases.prolong_due(start + 80 * SECOND), [run(5, 9, 3)]);
+        for seconds in [40, 65] {
+            let prolonged = leases.prolong_due(start + seconds * SECOND);
+            assert_eq!(prolonged, [run(5, 9, 1), run(7, 11, 1)]);
+        }
+        assert_eq!(leases.prolong_due(start + 90 * SECOND), [run(5, 9, 3)]);
     }
 
     fn leases(lease: u64, lease_max: u64) -> (Leases, Instant) {

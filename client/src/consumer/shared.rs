@@ -113,8 +113,12 @@ impl Shared {
         cx: &Context<'_>,
     ) -> Poll<Option<Result<Delivery, ConsumeError>>> {
         let mut state = lock(&self.state);
+        let has_dropped = state.drop_ended(Instant::now());
         let Some((record, ticket)) = state.take(self) else {
             let ended = state.poll_end(cx);
+            if has_dropped {
+                self.announce(state);
+            }
             return ended;
         };
         self.announce(state);
@@ -251,6 +255,7 @@ impl Shared {
     pub(crate) fn work(&self, now: Instant, wanted: Wanted) -> Work {
         let mut state = lock(&self.state);
         state.is_announced = false;
+        state.drop_ended(now);
         let prolonged = state.leases.prolong_due(now);
         state.release_overdue();
         Work {
@@ -338,6 +343,29 @@ impl State {
         }
     }
 
+    /// Forgets what the application has not taken and whose lease has ended: another consumer may have
+    /// it by now. True if there was any.
+    fn drop_ended(&mut self, now: Instant) -> bool {
+        let mut has_dropped = false;
+        while let Some(front) = self.arrived.front_mut() {
+            let ends_at = self.leases.ends_at(front.run, front.position);
+            if ends_at.is_none_or(|ends_at| ends_at > now) {
+                return has_dropped;
+            }
+            has_dropped = true;
+            let (record, at) = front.take();
+            if front.left == 0 {
+                self.arrived.pop_front();
+            }
+            let bytes = record.as_ref().map_or(0, |record| record.len() as u64);
+            self.credit.take(bytes);
+            self.credit.settle(bytes);
+            self.credit.confirm(1);
+            self.leases.settle(at.run, at.position);
+        }
+        has_dropped
+    }
+
     /// Gives back, uncounted, what the application has not taken in the longest time that a lease
     /// can last; left alone it would count as failed.
     fn release_overdue(&mut self) {
@@ -362,4 +390,61 @@ impl State {
 pub(super) fn nack(reason: &str) -> Action {
     let delay_ms = posthouse_protocol::message::BACKOFF;
     Action::Settle { verdict: Verdict::Nack, delay_ms, reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use posthouse_protocol::batch::{BatchBuilder, BatchView};
+    use posthouse_protocol::message::{DeliverySlice, Slice};
+    use posthouse_protocol::{Attempt, Offset, StartEpoch, Timestamp};
+    use std::future::poll_fn;
+    use tokio::time::advance;
+
+    const LEASE: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_taken_before_its_lease_ended_is_not_handed_out() {
+        let shared = shared();
+        arrive(&shared, 0);
+        advance(LEASE / 2).await;
+        arrive(&shared, 1);
+        // Nobody prolongs: the driver has not had its turn, as after the process was stopped.
+        advance(LEASE / 2).await;
+
+        let taken = poll_fn(|cx| shared.poll_take(cx)).await.unwrap().unwrap();
+
+        assert_eq!(taken.offset(), Offset(1));
+        let wanted = Wanted { settlements: true, credit: true };
+        let work = shared.work(Instant::now(), wanted);
+        assert!(work.groups.is_empty(), "nothing is said about what is over");
+        let totals = work.totals.unwrap();
+        assert_eq!((totals.granted.messages, totals.taken), (11, 2), "its credit comes back");
+        drop(taken);
+    }
+
+    fn shared() -> Arc<Shared> {
+        let name = |text| Name::new(text).unwrap();
+        let window = Amount { messages: 10, bytes: 1000 };
+        let mailbox = Arc::new(Mailbox::default());
+        let shared = Shared::new(ConsumerId(0), name("t"), name("s"), window, mailbox);
+        let terms = Terms { lease: LEASE, lease_max: LEASE * 20 };
+        shared.subscribed(SubscriptionId(1), terms);
+        Arc::new(shared)
+    }
+
+    fn arrive(shared: &Shared, offset: u64) {
+        let mut builder = BatchBuilder::new();
+        builder.push(&posthouse_protocol::batch::Message::default()).unwrap();
+        let batch = builder.finish(Timestamp(1));
+        let view = BatchView::parse(&batch).unwrap();
+        let tail = Bytes::from([view.index(), view.bodies()].concat());
+        let (first, index_len) = (Offset(offset), u32::try_from(view.index().len()).unwrap());
+        let slice = Slice { first, count: 1, index_len, bodies_len: 0 };
+        let slice = DeliverySlice { slice, fence_counter: offset, attempt: Attempt(0) };
+        let (ack_floor, fence_epoch) = (Offset(0), StartEpoch(1));
+        let slices = vec![slice];
+        let deliver = Deliver { consumer: ConsumerId(0), ack_floor, fence_epoch, slices };
+        shared.arrived(&deliver, tail, Instant::now()).unwrap();
+    }
 }

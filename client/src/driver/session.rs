@@ -13,7 +13,7 @@ use crate::mailbox::{CloseReport, Mail};
 use crate::{consumer, publisher};
 use bytes::Bytes;
 use posthouse_protocol::frame::Frame;
-use posthouse_protocol::{ConsumerId, DecodeError, Outcome, Reply};
+use posthouse_protocol::{ConsumerId, DecodeError, Outcome, Reply, StartEpoch};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -31,6 +31,8 @@ pub(crate) struct Session {
     closing: Option<Closing>,
     /// Whether the broker closed the last connection over something that this client did.
     is_at_fault: bool,
+    /// The start of the broker that was connected last.
+    start: StartEpoch,
     /// How long an abandoned client goes on sending.
     abandoned_for: Duration,
 }
@@ -52,6 +54,7 @@ impl Session {
             timers: Timers::new(),
             closing: None,
             is_at_fault: false,
+            start: StartEpoch::ZERO,
             abandoned_for,
         }
     }
@@ -65,7 +68,8 @@ impl Session {
             }
             Mail::Call(call) => self.calls.add(*call),
             Mail::PublisherOpened { shared, topic, producer } => {
-                let link = publisher::Link::new(shared, topic, &producer);
+                let mut link = publisher::Link::new(shared, topic, &producer);
+                link.on_connect(self.start);
                 let key = link.key();
                 if self.closing.is_some() {
                     link.close();
@@ -374,8 +378,10 @@ impl Session {
     }
 
     /// There is a connection again: everyone has a look.
-    pub(crate) fn on_connect(&mut self) {
+    pub(crate) fn on_connect(&mut self, start: StartEpoch) {
         self.is_at_fault = false;
+        self.start = start;
+        self.publishers.values_mut().for_each(|link| link.on_connect(start));
         let publishers = self.publishers.keys().copied().map(Party::Publisher);
         let consumers = self.consumers.keys().copied().map(Party::Consumer);
         publishers.chain(consumers).for_each(|party| self.ready.mark(party));

@@ -3,13 +3,14 @@
 use super::accumulator::{Batch, Take};
 use super::pending::Accepted;
 use super::shared::{Key, Shared};
-use super::window::{Failed, Refused, Window};
+use super::window::{Failed, Refused, Reopened, Window};
 use crate::driver::{Outgoing, Owner};
 use crate::error::{PublishError, Refusal};
 use posthouse_protocol::message::{
     ProducerOpen, ProducerOpened, Receipt, TopicDescribe, TopicInfo,
 };
-use posthouse_protocol::{ErrorCode, Outcome, Sequence, TopicId};
+use posthouse_protocol::settings::Durability;
+use posthouse_protocol::{ErrorCode, Outcome, Sequence, StartEpoch, TopicId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -163,7 +164,13 @@ impl Link {
         self.asking = Asking::No;
         match opened {
             Ok(opened) => {
-                let failed = self.window.on_reopened(&opened);
+                let Reopened { stored, failed } = self.window.on_reopened(&opened);
+                for batch in stored {
+                    // Whether more than this was reached, nobody can tell any more.
+                    let durability = Durability::Written;
+                    let accepted = Accepted { base: None, durability, duplicate: true };
+                    self.shared.complete(&batch, Ok(accepted));
+                }
                 self.complete(failed);
             }
             Err(refusal) => self.on_not_told(&refusal, now),
@@ -206,6 +213,11 @@ impl Link {
             Asking::No | Asking::Now => None,
         };
         [waiting, self.window.next_deadline(), ask].into_iter().flatten().min()
+    }
+
+    /// There is a connection to this start of the broker.
+    pub(crate) const fn on_connect(&mut self, start: StartEpoch) {
+        self.window.on_connect(start);
     }
 
     /// The connection is gone.

@@ -12,7 +12,9 @@
 
 use crate::error::{PublishError, Refusal};
 use posthouse_protocol::message::{ProducerOpened, Publish};
-use posthouse_protocol::{ErrorCode, Outcome, ProducerEpoch, ProducerId, Sequence, TopicId};
+use posthouse_protocol::{
+    ErrorCode, Outcome, ProducerEpoch, ProducerId, Sequence, StartEpoch, TopicId,
+};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -33,6 +35,8 @@ pub(crate) struct Window<B> {
     /// Entries whose flight is [`Flight::Sent`].
     unanswered: usize,
     stage: Stage,
+    /// The start of the broker that is connected.
+    start: StartEpoch,
     /// The refusal that made the producer unusable.
     cause: Option<Refusal>,
 }
@@ -46,9 +50,22 @@ struct Entry<B> {
     batch: Option<B>,
     deadline: Instant,
     flight: Flight,
-    /// Whether an earlier sending was lost without an answer.
-    is_uncertain: bool,
+    /// The start of the broker in which an earlier sending was lost without an answer.
+    lost_in: Option<StartEpoch>,
     last: Option<Refusal>,
+}
+
+impl<B> Entry<B> {
+    /// Whether it may be stored by an earlier sending.
+    const fn is_uncertain(&self) -> bool {
+        self.lost_in.is_some()
+    }
+
+    /// The broker does not have it. An earlier sending over a connection to the same start of the
+    /// broker may still lie in a buffer and come later; those to an earlier start are gone.
+    fn is_not_stored(&mut self, start: StartEpoch) {
+        self.lost_in = self.lost_in.filter(|lost_in| *lost_in >= start);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +91,15 @@ enum Next {
 /// A batch that will get no receipt, and why.
 pub(crate) type Failed<B> = (B, PublishError);
 
+/// What opening the producer anew told of the batches that it may have stored.
+#[derive(Debug)]
+pub(crate) struct Reopened<B> {
+    /// They are stored; where is not known.
+    pub(crate) stored: Vec<B>,
+    /// They may be.
+    pub(crate) failed: Vec<Failed<B>>,
+}
+
 /// What a refusal led to.
 #[derive(Debug)]
 pub(crate) enum Refused<B> {
@@ -96,8 +122,14 @@ impl<B> Window<B> {
             entries: VecDeque::new(),
             unanswered: 0,
             stage: Stage::Flowing,
+            start: StartEpoch::ZERO,
             cause: None,
         }
+    }
+
+    /// There is a connection to this start of the broker.
+    pub(crate) const fn on_connect(&mut self, start: StartEpoch) {
+        self.start = start;
     }
 
     /// How many batches have no receipt, ghosts left out.
@@ -119,7 +151,7 @@ impl<B> Window<B> {
             batch: Some(batch),
             deadline,
             flight: Flight::Waiting,
-            is_uncertain: false,
+            lost_in: None,
             last: None,
         });
         self.tail = self.used;
@@ -220,9 +252,13 @@ impl<B> Window<B> {
     fn on_retriable(&mut self, at: usize, refusal: Refusal, now: Instant) {
         self.rewind(Next::ResendAt(now + refusal.retry_after().unwrap_or(RETRY_PAUSE)));
         if let Some(entry) = self.entries.get_mut(at) {
-            entry.is_uncertain |= refusal.outcome() == Outcome::Unknown;
+            if refusal.outcome() == Outcome::Unknown {
+                entry.lost_in = Some(self.start);
+            }
             // Room is looked at after repeats have been recognised, so this one was none.
-            entry.is_uncertain &= refusal.code() != Some(ErrorCode::StorageFull);
+            if refusal.code() == Some(ErrorCode::StorageFull) {
+                entry.is_not_stored(self.start);
+            }
             entry.last = Some(refusal);
         }
     }
@@ -231,8 +267,8 @@ impl<B> Window<B> {
         let Some(entry) = self.entries.get_mut(at) else {
             return;
         };
-        // Repeats are recognised before the chain is looked at, so it is not stored.
-        entry.is_uncertain = false;
+        // Repeats are recognised before the chain is looked at.
+        entry.is_not_stored(self.start);
         let was_relinked = entry.prev != sent_prev;
         let before = self.entries.iter().position(|entry| entry.sequence == sent_prev);
         match before.and_then(|before| Some((before, self.entries.get(before)?))) {
@@ -246,7 +282,8 @@ impl<B> Window<B> {
             // The link before was accepted, and the broker does not know it: it has lost the
             // producer's last publishes. Nothing behind them is stored.
             None => {
-                self.entries.iter_mut().skip(at).for_each(|entry| entry.is_uncertain = false);
+                let start = self.start;
+                self.entries.iter_mut().skip(at).for_each(|entry| entry.is_not_stored(start));
                 self.cause = Some(refusal);
                 self.rewind(Next::Reopen);
             }
@@ -268,7 +305,7 @@ impl<B> Window<B> {
         if self.unanswered > 0 {
             self.rewind(Next::Resend);
         }
-        let uncertain = self.entries.get(at).is_some_and(|entry| entry.is_uncertain);
+        let uncertain = self.entries.get(at).is_some_and(Entry::is_uncertain);
         let outcome = if uncertain && !is_past_repeats(&refusal) {
             Outcome::Unknown
         } else {
@@ -306,7 +343,7 @@ impl<B> Window<B> {
                 continue;
             }
             let last = entry.last.take();
-            if entry.is_uncertain || entry.flight != Flight::Waiting {
+            if entry.is_uncertain() || entry.flight != Flight::Waiting {
                 let batch = entry.batch.take();
                 failed.extend(batch.map(|batch| (batch, error(Outcome::Unknown, last))));
             } else {
@@ -330,7 +367,9 @@ impl<B> Window<B> {
     /// The connection is gone: what has no answer is sent again on the next one.
     pub(crate) fn on_disconnect(&mut self) {
         for entry in &mut self.entries {
-            entry.is_uncertain |= entry.flight != Flight::Waiting;
+            if entry.flight != Flight::Waiting {
+                entry.lost_in = Some(self.start);
+            }
             entry.flight = Flight::Waiting;
         }
         self.unanswered = 0;
@@ -344,23 +383,32 @@ impl<B> Window<B> {
         self.unanswered == 0 && self.stage == Stage::Rewinding(Next::Reopen)
     }
 
-    /// Goes on under another producer. Batches that the former one may have stored fail: sent again
-    /// under this one, they could be stored twice.
-    pub(crate) fn on_reopened(&mut self, opened: &ProducerOpened) -> Vec<Failed<B>> {
+    /// Goes on under another producer, or the next epoch of the same one.
+    ///
+    /// Another one does not know what the former may have stored: those batches fail, because sent
+    /// again they could be stored twice. The next epoch fences what is still on its way, so that the
+    /// last sequence tells which of them are stored.
+    pub(crate) fn on_reopened(&mut self, opened: &ProducerOpened) -> Reopened<B> {
         let next = Self::new(opened);
         let before = std::mem::replace(self, next);
-        let mut failed = Vec::new();
+        self.start = before.start;
+        let is_same = opened.producer == before.producer;
+        let mut reopened = Reopened { stored: Vec::new(), failed: Vec::new() };
         for entry in before.entries {
+            let (is_uncertain, sequence) = (entry.is_uncertain(), entry.sequence);
             match (entry.batch, &before.cause) {
-                (Some(batch), Some(cause)) if entry.is_uncertain => {
+                (Some(batch), _) if is_same && is_uncertain && sequence <= opened.last => {
+                    reopened.stored.push(batch);
+                }
+                (Some(batch), Some(cause)) if is_uncertain && !is_same => {
                     let (refusal, outcome) = (cause.clone(), Outcome::Unknown);
-                    failed.push((batch, PublishError::Refused { refusal, outcome }));
+                    reopened.failed.push((batch, PublishError::Refused { refusal, outcome }));
                 }
                 (Some(batch), _) => self.push(batch, entry.deadline),
                 (None, _) => {}
             }
         }
-        failed
+        reopened
     }
 }
 

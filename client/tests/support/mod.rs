@@ -88,6 +88,11 @@ impl FakeBroker {
 
     /// The next connection, welcomed.
     pub(crate) async fn welcome(&mut self) -> Peer {
+        self.welcome_to(limits::BATCH_BYTES_DEFAULT).await
+    }
+
+    /// The next connection, welcomed by a broker that takes batches of so many bytes.
+    pub(crate) async fn welcome_to(&mut self, batch_bytes_max: u32) -> Peer {
         let mut peer = self.accept().await;
         let (correlation, hello, _) = peer.request().await;
         assert!(matches!(hello, Request::Hello(_)), "{hello:?}");
@@ -97,7 +102,7 @@ impl FakeBroker {
             broker: "fake".to_owned(),
             start_epoch: StartEpoch(1),
             message_bytes_max: limits::MESSAGE_BYTES_DEFAULT,
-            batch_bytes_max: limits::BATCH_BYTES_DEFAULT,
+            batch_bytes_max,
             addresses: Vec::new(),
         };
         peer.reply(correlation, welcome).await;

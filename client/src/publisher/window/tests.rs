@@ -83,10 +83,8 @@ fn forgotten_producer_fails_what_may_be_stored_and_sends_the_rest_under_the_next
     }
 
     assert!(window.needs_producer());
-    let failed = window.on_reopened(&opened(8, 10));
-
-    let batches: Vec<_> = failed.iter().map(|(batch, error)| (*batch, error.outcome())).collect();
-    assert_eq!(batches, [(1, Outcome::Unknown), (2, Outcome::Unknown)]);
+    let unknown = vec![(1, Outcome::Unknown), (2, Outcome::Unknown)];
+    assert_eq!(reopened(&mut window, 8, 10), (vec![], unknown));
     assert_eq!(send_all(&mut window, now), [(11, 10)]);
 }
 
@@ -96,14 +94,48 @@ fn broker_that_lost_accepted_publishes_gets_a_new_producer_and_the_rest() {
     send_all(&mut window, now);
     window.on_receipt(Sequence(1));
     window.on_disconnect();
+    window.on_connect(StartEpoch(2));
     send_all(&mut window, now);
 
     out_of_sequence(&mut window, 2, now);
     out_of_sequence(&mut window, 3, now);
 
     assert!(window.needs_producer());
-    assert_eq!(window.on_reopened(&opened(8, 0)), []);
+    assert_eq!(reopened(&mut window, 8, 0), (vec![], vec![]));
     assert_eq!(send_all(&mut window, now), [(1, 0), (2, 1)]);
+}
+
+#[test]
+fn sending_lost_in_the_same_start_of_the_broker_may_still_come_and_stays_unknown() {
+    let (mut window, now) = window(2);
+    send_all(&mut window, now);
+    window.on_receipt(Sequence(1));
+    window.on_disconnect();
+    window.push(3, later(now));
+    send_all(&mut window, now);
+
+    out_of_sequence(&mut window, 2, now);
+    out_of_sequence(&mut window, 3, now);
+
+    assert!(window.needs_producer());
+    assert_eq!(reopened(&mut window, 8, 0), (vec![], vec![(2, Outcome::Unknown)]));
+    assert_eq!(send_all(&mut window, now), [(1, 0)], "the one that was never lost");
+}
+
+#[test]
+fn next_epoch_of_a_named_producer_tells_what_was_stored_and_the_rest_is_sent() {
+    let (mut window, now) = window(4);
+    send_all(&mut window, now);
+    window.on_receipt(Sequence(1));
+    window.on_disconnect();
+    send_all(&mut window, now);
+    for sequence in 2..=4 {
+        window.on_refusal(Sequence(sequence), refusal(ErrorCode::UnknownProducer), now);
+    }
+
+    assert!(window.needs_producer());
+    assert_eq!(reopened(&mut window, 7, 2), (vec![2], vec![]));
+    assert_eq!(send_all(&mut window, now), [(3, 2), (4, 3)]);
 }
 
 #[test]
@@ -278,6 +310,12 @@ fn window(batches: u32) -> (Window<u32>, Instant) {
     let mut window = Window::new(&opened(7, 0));
     (1..=batches).for_each(|batch| window.push(batch, later(now)));
     (window, now)
+}
+
+/// Opens a producer anew; what is stored, and what failed with which outcome.
+fn reopened(window: &mut Window<u32>, producer: u64, last: u64) -> (Vec<u32>, Vec<(u32, Outcome)>) {
+    let Reopened { stored, failed } = window.on_reopened(&opened(producer, last));
+    (stored, failed.iter().map(|(batch, error)| (*batch, error.outcome())).collect())
 }
 
 fn later(now: Instant) -> Instant {
