@@ -18,7 +18,7 @@ use crate::{Message, Outgoing, Receipt};
 use assemble::Parts;
 use posthouse_protocol::message::Verdict;
 use posthouse_protocol::settings::Durability;
-use posthouse_protocol::{Name, Offset, Outcome, Sequence, SubscriptionId};
+use posthouse_protocol::{DecodeError, Name, Offset, Outcome, Sequence, SubscriptionId};
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -159,7 +159,8 @@ impl Commit {
         let Parts { messages, deliveries, cursors } = parts;
         let deadline = Instant::now() + timeout;
         let bytes_max = core.limits.batch_bytes_max();
-        let assembled = Parts::assemble(messages, &deliveries, &cursors, bytes_max);
+        let assembled = check_sequence(sequence)
+            .and_then(|()| Parts::assemble(messages, &deliveries, &cursors, bytes_max));
         let fail = |kind, deliveries: Vec<(Arc<Delivery>, Action)>| {
             Err(CommitError::new(kind, deliveries.into_iter().map(|(it, _)| it).collect()))
         };
@@ -192,6 +193,14 @@ impl Commit {
         };
         receiver.await.unwrap_or_else(lost)
     }
+}
+
+fn check_sequence(sequence: Option<u64>) -> Result<(), CommitErrorKind> {
+    if sequence != Some(0) {
+        return Ok(());
+    }
+    let error = DecodeError::Invalid { field: "Commit.sequence", found: 0 };
+    Err(CommitErrorKind::Invalid { error, at: None })
 }
 
 /// Waits for room for so many bytes. Dropped while waiting, it takes none.

@@ -19,6 +19,11 @@
 //!         Err(_) => delivery.nack(Retry::Backoff),
 //!     };
 //! }
+//!
+//! // All of it or nothing, through any crash; `Consumer::transform` does so for every delivery.
+//! if let Some(order) = billing.next().await.transpose()? {
+//!     client.commit().publish("bills", "bill").publish("audit", "billed").ack(order).await?;
+//! }
 //! client.close(std::time::Duration::from_secs(5)).await;
 //! # Ok(()) }
 //! ```

@@ -297,6 +297,8 @@ async fn named_producer_numbers_its_commits_and_repeats_what_it_is_told() {
     peer.refuse(correlation, ErrorCode::SequenceReused).await;
     assert_eq!(again.await.unwrap().unwrap_err().code(), Some(ErrorCode::SequenceReused));
     assert_eq!(importer.last(), 50);
+    let zero = importer.commit_as(0).publish("a", "0").await.unwrap_err();
+    assert_eq!(zero.to_string(), "commit not sent: invalid field=Commit.sequence found=0");
 }
 
 #[tokio::test(start_paused = true)]

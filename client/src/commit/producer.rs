@@ -72,7 +72,7 @@ impl Producer {
     /// kept, an older one comes without offsets. With other bytes it is refused with
     /// `SEQUENCE_REUSED`.
     pub fn commit_as(&self, sequence: u64) -> Commit {
-        Commit::new(Arc::clone(&self.core), Some(self.key), Some(sequence.max(1)))
+        Commit::new(Arc::clone(&self.core), Some(self.key), Some(sequence))
     }
 }
 

@@ -195,9 +195,10 @@ impl fmt::Display for CommitError {
             CommitErrorKind::Invalid { error, at: Some(at) } => {
                 write!(f, "commit not sent: {at}: {error}")
             }
-            CommitErrorKind::Invalid { error, at: None } => {
+            CommitErrorKind::Invalid { error: error @ DecodeError::TooLarge { .. }, at: None } => {
                 write!(f, "commit not sent: {error}; make it of fewer or smaller operations")
             }
+            CommitErrorKind::Invalid { error, at: None } => write!(f, "commit not sent: {error}"),
             CommitErrorKind::Refused { refusal, at: Some(at), .. } => {
                 write!(f, "commit refused: {at}: {refusal} (outcome={outcome})")
             }
