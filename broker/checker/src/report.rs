@@ -23,6 +23,8 @@ pub enum Rule {
     Order,
     /// A batch is there as a whole, at adjacent offsets, or not at all.
     Torn,
+    /// A commit is there in every topic that it published to, or in none.
+    Half,
     /// What was acked or rejected successfully is not delivered again.
     Undone,
     /// Nobody gets a message that somebody else certainly holds.
@@ -52,6 +54,7 @@ impl Rule {
         Self::Duplicate,
         Self::Order,
         Self::Torn,
+        Self::Half,
         Self::Undone,
         Self::Exclusive,
         Self::Unexplained,
@@ -74,6 +77,7 @@ impl Rule {
             Self::Duplicate => "duplicate",
             Self::Order => "order",
             Self::Torn => "torn",
+            Self::Half => "half",
             Self::Undone => "undone",
             Self::Exclusive => "exclusive",
             Self::Unexplained => "unexplained",

@@ -8,6 +8,7 @@ mod epochs;
 mod handing;
 mod presence;
 mod producer;
+mod whole;
 
 use crate::report::Violations;
 use crate::settled::Settled;
@@ -21,6 +22,7 @@ pub(crate) fn check(timeline: &Timeline<'_>) -> Violations {
     content::check(timeline, &sightings, &mut found);
     let inferred = producer::check(timeline, &sightings, &mut found);
     sightings.infer(inferred);
+    whole::check(timeline, &sightings, &mut found);
     let settled = Settled::new(timeline, &sightings);
     let evidence = presence::Evidence { timeline, sightings: &sightings, settled: &settled };
     presence::check(evidence, &mut found);
