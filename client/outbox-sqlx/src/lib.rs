@@ -66,6 +66,7 @@
 //!   `statement_cache_capacity(0)` there.
 
 #![forbid(unsafe_code)]
+#![cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 
 mod core;
 mod crew;
