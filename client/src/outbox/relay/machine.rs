@@ -11,6 +11,8 @@ mod fixing;
 mod io;
 mod settings;
 mod taking;
+#[cfg(test)]
+mod tests;
 mod working;
 
 pub(crate) use io::{

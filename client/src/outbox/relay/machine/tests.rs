@@ -1,0 +1,333 @@
+//! The machine, step by step: what it asks for, and what it makes of the answers and of time.
+
+use super::*;
+use crate::outbox::RowRange;
+
+const MINUTE: u64 = 60_000;
+
+/// A machine whose questions the test answers.
+struct Rig {
+    machine: Machine,
+    now: Now,
+    notes: Vec<Note>,
+}
+
+impl Rig {
+    fn new(settings: Settings) -> Self {
+        Self { machine: Machine::new(settings), now: Now::default(), notes: Vec::new() }
+    }
+
+    /// One that has the lease under epoch 1 and has nothing to do.
+    fn working() -> Self {
+        let mut rig = Self::new(Settings::default());
+        rig.acquires(standing(1, 0, 0));
+        rig.compares(Producer::Unknown);
+        rig.opens(1, 0);
+        rig.answers(Answer::Claims(Vec::new()));
+        rig.scans(&[]);
+        rig.answers(Answer::Lag);
+        rig
+    }
+
+    fn wish(&mut self) -> Option<Action> {
+        loop {
+            match self.machine.poll(self.now) {
+                Some(Action::Note(note)) => self.notes.push(note),
+                wish => return wish,
+            }
+        }
+    }
+
+    fn query(&mut self) -> Query {
+        match self.wish() {
+            Some(Action::Query(query)) => query,
+            other => panic!("no query but {other:?} at {:?}", self.now),
+        }
+    }
+
+    fn answers(&mut self, answer: Answer) -> Query {
+        let query = self.query();
+        self.machine.handle(self.now, Input::Database(Ok(answer)));
+        query
+    }
+
+    fn acquires(&mut self, standing: Standing) {
+        self.answers(Answer::Described { schema_version: 1, is_copied: false });
+        self.answers(Answer::Acquired(Some(standing)));
+    }
+
+    fn calls(&mut self, expected: Call, answer: Result<Producer, BrokerFault>) {
+        assert_eq!(self.wish(), Some(Action::Call(expected)));
+        self.machine.handle(self.now, Input::Broker(expected, answer));
+    }
+
+    fn compares(&mut self, producer: Producer) {
+        let epoch = self.machine.epoch.unwrap();
+        self.calls(Call::Describe { epoch }, Ok(producer));
+    }
+
+    fn opens(&mut self, epoch: u64, last: u64) {
+        self.calls(Call::Open { epoch }, Ok(Producer::Known { epoch, last }));
+    }
+
+    /// Answers a look at the table; returns the gaps and the highest id of the question.
+    fn scans(&mut self, ids: &[u64]) -> (Vec<RowRange>, RowId) {
+        let row = |id: &u64| Candidate { id: RowId(*id), bytes: 10, fault: None };
+        let query = self.answers(Answer::Scanned(ids.iter().map(row).collect()));
+        let Query::Scan { gaps, after, .. } = query else { panic!("no scan but {query:?}") };
+        (gaps, after)
+    }
+
+    fn steps(&mut self) -> (u64, Vec<RowId>, Option<Draft>) {
+        let query = self.answers(Answer::Done(true));
+        let Query::Step { acked, done, claim, .. } = query else { panic!("no step but {query:?}") };
+        (acked, done, claim)
+    }
+
+    fn sends(&mut self) -> (u64, u64, u64) {
+        match self.wish() {
+            Some(Action::Send { epoch, sending }) => (epoch, sending.sequence, sending.prev),
+            other => panic!("nothing sent but {other:?}"),
+        }
+    }
+
+    fn is_told(&mut self, sequence: u64, outcome: Sent) {
+        let epoch = self.machine.epoch.unwrap();
+        self.machine.handle(self.now, Input::Sent { epoch, sequence, outcome });
+    }
+
+    /// Lets time pass until then.
+    fn at(&mut self, millis: u64) {
+        self.now.at = Time(millis);
+        self.machine.handle(self.now, Input::Time);
+    }
+}
+
+#[test]
+fn row_is_claimed_then_sent_then_deleted() {
+    let mut rig = Rig::working();
+    rig.machine.handle(rig.now, Input::Wake);
+
+    rig.scans(&[7]);
+    let (acked, done, claim) = rig.steps();
+    assert_eq!((acked, done, claim.unwrap().rows), (0, vec![], vec![RowId(7)]));
+    assert_eq!(rig.sends(), (1, 1, 0));
+    rig.is_told(1, Sent::Accepted);
+    rig.at(20);
+    rig.scans(&[]);
+
+    assert_eq!(rig.steps(), (1, vec![RowId(7)], None));
+}
+
+#[test]
+fn acknowledgement_rides_with_the_next_claim() {
+    let mut rig = Rig::working();
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[1]);
+    rig.steps();
+    rig.sends();
+    rig.is_told(1, Sent::Accepted);
+
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[2]);
+
+    let (acked, done, claim) = rig.steps();
+    assert_eq!((acked, done, claim.unwrap().sequence), (1, vec![RowId(1)], 2));
+}
+
+#[test]
+fn lease_is_prolonged_when_a_third_of_it_is_over_also_while_the_broker_is_away() {
+    let mut rig = Rig::working();
+    rig.at(4_999);
+    rig.scans(&[]);
+    rig.at(5_000);
+    assert_eq!(rig.steps(), (0, vec![], None));
+
+    let mut rig = Rig::new(Settings::default());
+    rig.acquires(standing(1, 0, 0));
+    rig.calls(Call::Describe { epoch: 1 }, Err(BrokerFault::Retry(None)));
+    assert_eq!(rig.machine.deadline(), Some(Time(25)));
+    rig.at(25);
+    assert_eq!(rig.wish(), Some(Action::Call(Call::Describe { epoch: 1 })));
+    assert_eq!(rig.machine.deadline(), Some(Time(5_000)));
+    rig.at(5_000);
+    assert_eq!(rig.steps(), (0, vec![], None));
+}
+
+#[test]
+fn gap_is_asked_for_a_minute_and_what_comes_later_is_found_by_the_sweep() {
+    let mut rig = Rig::working();
+    rig.machine.settings =
+        Arc::new(Settings { lease: Duration::from_secs(900), ..Settings::default() });
+    rig.machine.renew = Time(u64::MAX);
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[2]);
+    rig.steps();
+    rig.sends();
+    rig.is_told(1, Sent::Accepted);
+    rig.at(20);
+    let gap = RowRange { first: RowId(1), last: RowId(1) };
+    assert_eq!(rig.scans(&[]), (vec![gap], RowId(2)));
+    rig.steps();
+
+    rig.at(MINUTE);
+    let swept = rig.answers(Answer::Swept(Vec::new()));
+    assert!(matches!(swept, Query::Sweep { from: RowId(1), through: RowId(2), .. }), "{swept:?}");
+    assert_eq!(rig.scans(&[]), (vec![], RowId(2)));
+    rig.answers(Answer::Lag);
+
+    rig.at(2 * MINUTE);
+    rig.answers(Answer::Swept(vec![RowId(1)]));
+    assert_eq!(rig.scans(&[1]), (vec![gap], RowId(2)));
+    assert_eq!(rig.steps().2.unwrap().rows, [RowId(1)]);
+}
+
+#[test]
+fn failing_database_is_asked_again_after_longer_and_longer_waits() {
+    let mut rig = Rig::new(Settings::default());
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        assert_eq!(rig.query(), Query::Describe);
+        rig.machine.handle(rig.now, Input::Database(Err(DatabaseFault::Transient)));
+        let due = rig.machine.deadline().unwrap().0;
+        waits.push(due - rig.now.at.0);
+        assert_eq!(rig.wish(), None, "before the wait is over");
+        rig.at(due);
+    }
+
+    assert_eq!(waits, [25, 50, 100, 200]);
+}
+
+#[test]
+fn claims_behind_a_poisoned_one_are_sent_again_unchanged() {
+    let mut rig = Rig::working();
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[1, 2]);
+    rig.steps();
+    rig.sends();
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[3]);
+    rig.steps();
+    assert_eq!(rig.sends(), (1, 2, 1));
+
+    rig.is_told(2, Sent::OutOfSequence);
+    rig.is_told(1, Sent::Poison { rows: vec![RowId(2)], reason: "no topic".to_owned() });
+    assert_eq!(rig.answers(Answer::Done(true)), Query::RaiseEpoch { from: 1, to: 2 });
+    rig.opens(2, 0);
+    let Query::Park { epoch: 2, rows, claims } = rig.answers(Answer::Done(true)) else {
+        panic!("not parked");
+    };
+
+    assert_eq!(rows, [(RowId(2), "no topic".to_owned())]);
+    assert_eq!(claims.iter().map(|claim| &claim.rows[..]).collect::<Vec<_>>(), [[RowId(1)]]);
+    assert_eq!(rig.sends(), (2, 1, 0));
+    assert_eq!(rig.sends(), (2, 2, 1));
+}
+
+#[test]
+fn claim_that_was_taken_before_its_refusal_is_left_as_it_is() {
+    let mut rig = Rig::working();
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[1]);
+    rig.steps();
+    rig.sends();
+
+    rig.is_told(1, Sent::Poison { rows: vec![RowId(1)], reason: String::new() });
+    rig.answers(Answer::Done(true));
+    rig.opens(2, 1);
+    rig.at(20);
+    rig.scans(&[]);
+
+    assert_eq!(rig.steps(), (1, vec![RowId(1)], None));
+}
+
+#[test]
+fn epoch_of_the_broker_above_the_lease_means_a_restored_database_whose_claims_are_void() {
+    let mut rig = Rig::new(Settings::default());
+    rig.acquires(standing(5, 3, 2));
+    rig.compares(Producer::Known { epoch: 7, last: 3 });
+    rig.answers(Answer::Claims(vec![Claim { sequence: 3, rows: vec![RowId(9)], digest: 0 }]));
+    let dropped = rig.answers(Answer::Done(true));
+    let removed = Draft { sequence: 3, rows: vec![], bytes: 0 };
+    assert_eq!(dropped, Query::Park { epoch: 5, rows: vec![], claims: vec![removed] });
+    assert_eq!(rig.answers(Answer::Done(true)), Query::RaiseEpoch { from: 5, to: 8 });
+    rig.opens(8, 3);
+    rig.answers(Answer::Claims(Vec::new()));
+
+    rig.scans(&[9]);
+
+    assert_eq!(rig.steps().2.unwrap().sequence, 4);
+    assert!(rig.notes.contains(&Note::DatabaseRestored));
+}
+
+#[test]
+fn producer_that_somebody_keeps_opening_ends_the_relay() {
+    let mut rig = Rig::new(Settings::default());
+    for round in 0..4 {
+        let epoch = 10 * round + 1;
+        rig.acquires(standing(epoch, 0, 0));
+        rig.compares(Producer::Known { epoch: epoch + 5, last: 0 });
+        if round < 3 {
+            rig.answers(Answer::Claims(Vec::new()));
+            rig.answers(Answer::Done(true));
+            rig.calls(Call::Open { epoch: epoch + 6 }, Err(BrokerFault::Fenced));
+        }
+    }
+
+    assert!(matches!(rig.answers(Answer::Released), Query::Release { .. }));
+    assert_eq!(rig.wish(), None);
+    assert_eq!(rig.notes.last(), Some(&Note::Ended(End::Contested)));
+}
+
+#[test]
+fn shutdown_waits_for_what_is_under_way_notes_it_and_gives_the_lease_back() {
+    let mut rig = Rig::working();
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[1]);
+    rig.steps();
+    rig.sends();
+
+    rig.machine.handle(rig.now, Input::Shutdown { by: Time(1000) });
+    assert_eq!(rig.wish(), None);
+    rig.is_told(1, Sent::Accepted);
+    assert_eq!(rig.steps(), (1, vec![RowId(1)], None));
+    assert!(matches!(rig.answers(Answer::Released), Query::Release { epoch: 1 }));
+
+    assert_eq!(rig.wish(), None);
+    assert_eq!(rig.notes.last(), Some(&Note::Ended(End::Shutdown)));
+}
+
+#[test]
+fn shutdown_waits_no_longer_than_it_is_told() {
+    let mut rig = Rig::working();
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[1]);
+    rig.steps();
+    rig.sends();
+    rig.machine.handle(rig.now, Input::Shutdown { by: Time(1000) });
+
+    assert_eq!(rig.machine.deadline(), Some(Time(1000)));
+    rig.at(1000);
+
+    assert!(matches!(rig.answers(Answer::Released), Query::Release { epoch: 1 }));
+}
+
+#[test]
+fn lost_lease_means_standing_by_until_it_is_free() {
+    let mut rig = Rig::working();
+    rig.at(5_000);
+    let renewal = rig.answers(Answer::Done(false));
+    assert!(matches!(renewal, Query::Step { epoch: 1, .. }), "{renewal:?}");
+    rig.answers(Answer::Described { schema_version: 1, is_copied: false });
+    rig.answers(Answer::Acquired(None));
+
+    assert_eq!(rig.wish(), None);
+    assert_eq!(rig.notes.last(), Some(&Note::StandingBy));
+    assert_eq!(rig.machine.deadline(), Some(Time(6_000)));
+    rig.at(6_000);
+    assert_eq!(rig.query(), Query::Acquire);
+}
+
+const fn standing(epoch: u64, claimed: u64, acked: u64) -> Standing {
+    Standing { epoch, claimed, acked }
+}
