@@ -18,6 +18,10 @@ const PLANTED: &[&str] = &[
     "power_loss",
 ];
 
+/// The fault matrix over a relay or an inbox that may have a bug.
+const TRIALS_PLANTED: &[&str] =
+    &[TEST, "--locked", "-p", "posthouse-trials", "--features", "planted-bugs", "--test", "matrix"];
+
 pub(crate) const SUITES: &[Suite] = &[
     suite("format", "cargo fmt --check", &["fmt", "--all", "--check"], &[]),
     suite(
@@ -71,6 +75,18 @@ pub(crate) const SUITES: &[Suite] = &[
         "kill -9 of the real binary, 100 cycles",
         &[TEST, "--locked", "-p", "posthouse", "--test", "kill_suite", "--", "--nocapture"],
         &[("POSTHOUSE_KILL_CYCLES", "100")],
+    ),
+    suite(
+        "fault matrix",
+        "a fault at each of 26 places from transaction to transaction, 4 databases",
+        &[TEST, "--locked", "-p", "posthouse-trials", "--test", "matrix", "--", "--nocapture"],
+        &[],
+    ),
+    suite(
+        "kill soak",
+        "64 cycles: processes, connections, databases and the broker's past",
+        &[TEST, "--locked", "-p", "posthouse-trials", "--test", "soak", "--", "--nocapture"],
+        &[("POSTHOUSE_SOAK_CYCLES", "16")],
     ),
     planted(
         "planted: ack before sync",
@@ -130,6 +146,22 @@ pub(crate) const SUITES: &[Suite] = &[
             "kill_suite",
         ],
         &[("POSTHOUSE_PLANTED_BUG", "forget-acks")],
+    ),
+    planted(
+        "planted: forget claims",
+        TRIALS_PLANTED,
+        &[
+            ("POSTHOUSE_PLANTED_BUG", "forget-claims"),
+            ("POSTHOUSE_MATRIX_POINT", "relay.after-ack"),
+        ],
+    ),
+    planted(
+        "planted: inbox forgets",
+        TRIALS_PLANTED,
+        &[
+            ("POSTHOUSE_PLANTED_BUG", "inbox-forgets"),
+            ("POSTHOUSE_MATRIX_POINT", "inbox.after-commit"),
+        ],
     ),
     suite(
         "release build",

@@ -1,0 +1,205 @@
+//! The trial's business on SQLite by way of rusqlite.
+
+use crate::Failure;
+use crate::by_sqlx::{INBOX, InCommit, PARKED_MAX, PATIENCE, keys, message};
+use crate::database::{Database, Handling, Outcome, Relaying};
+use crate::op::{Op, Plan, Style};
+use posthouse_client::failpoint::failpoint;
+use posthouse_client::outbox::{RelayHandle, RowId};
+use posthouse_client::{Client, Consumer, Delivery};
+use posthouse_outbox_rusqlite::{Inbox, Outbox};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// SQLite via rusqlite.
+#[derive(Clone, Debug)]
+pub struct Rusqlite {
+    path: PathBuf,
+    outbox: Outbox,
+}
+
+impl Rusqlite {
+    fn open(&self) -> Result<Connection, rusqlite::Error> {
+        let connection = Connection::open(&self.path)?;
+        connection.busy_timeout(PATIENCE)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        Ok(connection)
+    }
+
+    fn work(tx: &Transaction<'_>, plan: &Plan) -> Result<Op, rusqlite::Error> {
+        tx.execute("UPDATE trial_key SET version = version + 1 WHERE op_key = ?1", [plan.key])?;
+        let read = "SELECT version FROM trial_key WHERE op_key = ?1";
+        let version = tx.query_row(read, [plan.key], |row| row.get(0))?;
+        let op = Op { id: plan.id, key: plan.key, version, era: plan.era };
+        let note = "INSERT INTO trial_op (op_id, op_key, version, era) VALUES (?1, ?2, ?3, ?4)";
+        tx.execute(note, (op.id, op.key, op.version, op.era))?;
+        Ok(op)
+    }
+
+    fn operate_by_hand(&self, plan: &Plan) -> Result<Outcome, Failure> {
+        let mut connection = self.open()?;
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let op = Self::work(&tx, plan)?;
+        let bell = match plan.style {
+            Style::Insert => {
+                // As a trigger or another language would do it.
+                let row =
+                    "INSERT INTO posthouse_outbox (topic, message_key, body) VALUES (?1, ?2, ?3)";
+                tx.execute(row, (op.topic(), op.message_key(), op.to_string()))?;
+                None
+            }
+            Style::Enqueue | Style::Transaction => Some(self.outbox.enqueue(&tx, message(&op))?),
+        };
+        if plan.rolls_back {
+            tx.rollback()?;
+            return Ok(Outcome::RolledBack);
+        }
+        failpoint("app.before-commit");
+        let in_commit = InCommit::begin(plan);
+        tx.commit()?;
+        drop(in_commit);
+        failpoint("app.after-commit");
+        if let Some(bell) = bell {
+            bell.ring();
+        }
+        Ok(Outcome::Committed)
+    }
+
+    fn operate_in_closure(&self, plan: &Plan) -> Result<Outcome, Failure> {
+        let mut connection = self.open()?;
+        let done = self.outbox.transaction(&mut connection, |tx, out| {
+            let op = Self::work(tx, plan)?;
+            out.send(message(&op));
+            if plan.rolls_back {
+                return Err(rusqlite::Error::QueryReturnedNoRows);
+            }
+            failpoint("app.before-commit");
+            Ok(())
+        });
+        match done {
+            Ok(()) => {
+                failpoint("app.after-commit");
+                Ok(Outcome::Committed)
+            }
+            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(Outcome::RolledBack),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn ops(&self, sql: &str) -> Result<Vec<Op>, Failure> {
+        let connection = self.open()?;
+        let mut statement = connection.prepare(sql)?;
+        let rows = statement.query_map([], |row| {
+            Ok(Op { id: row.get(0)?, key: row.get(1)?, version: row.get(2)?, era: row.get(3)? })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Runs what blocks where it may.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || work(&this)).await?
+    }
+}
+
+impl Database for Rusqlite {
+    fn new(path: &str) -> Result<Self, Failure> {
+        Ok(Self { outbox: Outbox::new(path), path: path.into() })
+    }
+
+    async fn install_sender(&self) -> Result<(), Failure> {
+        self.blocking(|this| {
+            let connection = this.open()?;
+            connection.execute_batch(
+                "CREATE TABLE IF NOT EXISTS trial_key (op_key INTEGER PRIMARY KEY, version INTEGER NOT NULL);
+                 CREATE TABLE IF NOT EXISTS trial_op (op_id INTEGER PRIMARY KEY, op_key INTEGER NOT NULL, version INTEGER NOT NULL, era INTEGER NOT NULL);",
+            )?;
+            for key in keys() {
+                connection.execute("INSERT OR IGNORE INTO trial_key VALUES (?1, 0)", [key])?;
+            }
+            this.outbox.install()?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn install_receiver(&self) -> Result<(), Failure> {
+        self.blocking(|this| {
+            this.open()?.execute_batch(
+                "CREATE TABLE IF NOT EXISTS trial_effect (place INTEGER PRIMARY KEY AUTOINCREMENT, op_id INTEGER NOT NULL, op_key INTEGER NOT NULL, version INTEGER NOT NULL, era INTEGER NOT NULL);",
+            )?;
+            Inbox::new(&this.path, INBOX).install()?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn operate(&self, plan: &Plan) -> Result<Outcome, Failure> {
+        let plan = *plan;
+        self.blocking(move |this| match plan.style {
+            Style::Enqueue | Style::Insert => this.operate_by_hand(&plan),
+            Style::Transaction => this.operate_in_closure(&plan),
+        })
+        .await
+    }
+
+    fn relay(&self, client: &Client, how: &Relaying) -> RelayHandle {
+        how.configure(self.outbox.relay(client)).spawn()
+    }
+
+    async fn consume(
+        &self,
+        consumer: Consumer,
+        how: Handling,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let concurrency = how.concurrency;
+        let handler = move |tx: &Transaction<'_>, delivery: &Delivery| {
+            let op = how.read(delivery.body())?;
+            let effect =
+                "INSERT INTO trial_effect (op_id, op_key, version, era) VALUES (?1, ?2, ?3, ?4)";
+            tx.execute(effect, (op.id, op.key, op.version, op.era))?;
+            (how.holding)(&op);
+            hold(how.hold);
+            Ok::<_, Failure>(())
+        };
+        let inbox = Inbox::new(&self.path, INBOX);
+        inbox.run(consumer, concurrency, handler).until(shutdown).await?;
+        Ok(())
+    }
+
+    async fn committed(&self) -> Result<Vec<Op>, Failure> {
+        let sql = "SELECT op_id, op_key, version, era FROM trial_op ORDER BY op_id";
+        self.blocking(move |this| this.ops(sql)).await
+    }
+
+    async fn effects(&self) -> Result<Vec<Op>, Failure> {
+        let sql = "SELECT op_id, op_key, version, era FROM trial_effect ORDER BY place";
+        self.blocking(move |this| this.ops(sql)).await
+    }
+
+    async fn waiting(&self) -> Result<(u64, u64), Failure> {
+        let lag = self.blocking(|this| Ok(this.outbox.lag()?)).await?;
+        Ok((lag.rows, lag.parked))
+    }
+
+    async fn redrive(&self) -> Result<u64, Failure> {
+        self.blocking(|this| {
+            let parked = this.outbox.parked(RowId(0), PARKED_MAX)?;
+            let ids: Vec<RowId> = parked.iter().map(|parked| parked.row.id).collect();
+            Ok(this.outbox.redrive(&ids)?)
+        })
+        .await
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a slow handler; it has a thread of its own")]
+fn hold(time: Duration) {
+    std::thread::sleep(time);
+}

@@ -1,0 +1,306 @@
+//! The trial's business on the databases that sqlx reaches.
+
+use crate::Failure;
+use crate::database::{Database, Handling, Outcome, Relaying};
+use crate::op::{KEYS, Op, POISON_KEYS, Plan, Style};
+use posthouse_client::failpoint::failpoint;
+use posthouse_client::outbox::{RelayHandle, RowId};
+use posthouse_client::{Client, Consumer, Message};
+use sqlx::mysql::MySqlPoolOptions;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, raw_sql};
+use std::future::Future;
+use std::time::Duration;
+
+mod postgres {
+    pub(super) use posthouse_outbox_sqlx::postgres::{Inbox, Outbox};
+    pub(super) type Pool = sqlx::PgPool;
+    pub(super) type Tx<'c> = sqlx::Transaction<'c, sqlx::Postgres>;
+}
+
+mod mysql {
+    pub(super) use posthouse_outbox_sqlx::mysql::{Inbox, Outbox};
+    pub(super) type Pool = sqlx::MySqlPool;
+    pub(super) type Tx<'c> = sqlx::Transaction<'c, sqlx::MySql>;
+}
+
+mod sqlite {
+    pub(super) use posthouse_outbox_sqlx::sqlite::{Inbox, Outbox};
+    pub(super) type Pool = sqlx::SqlitePool;
+    pub(super) type Tx<'c> = sqlx::Transaction<'c, sqlx::Sqlite>;
+}
+
+/// Connections of one process.
+const CONNECTIONS: u32 = 10;
+/// How long an operation waits for a connection, or for a lock of SQLite.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The inbox of every consumer.
+pub(crate) const INBOX: &str = "billing";
+/// Rows parked that are looked at.
+pub(crate) const PARKED_MAX: u32 = 10_000;
+
+/// The message of an operation.
+pub(crate) fn message(op: &Op) -> posthouse_client::Outgoing {
+    Message::new(op.to_string())
+        .key(op.message_key())
+        .header("era", op.era.to_string())
+        .to(op.topic())
+}
+
+/// The numbers that the tables' keys have.
+pub(crate) fn keys() -> impl Iterator<Item = i64> {
+    0..(KEYS + POISON_KEYS).cast_signed()
+}
+
+fn op((id, key, version, era): (i64, i64, i64, i64)) -> Op {
+    Op { id, key, version, era }
+}
+
+/// Ends the process at `app.in-commit`, if that is armed and a commit takes long enough.
+#[derive(Debug)]
+pub(crate) struct InCommit(std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl InCommit {
+    /// Call right before the commit; drop right behind it.
+    pub(crate) fn begin(plan: &Plan) -> Option<Self> {
+        let armed = std::env::var("POSTHOUSE_FAILPOINT").unwrap_or_default();
+        if !armed.starts_with("app.in-commit") {
+            return None;
+        }
+        let going_on = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let watched = std::sync::Arc::clone(&going_on);
+        // At different moments of different commits.
+        let turns = 1 + 2_000 * plan.id.unsigned_abs().rem_euclid(20);
+        std::thread::spawn(move || {
+            for _ in 0..turns {
+                std::hint::spin_loop();
+            }
+            if watched.load(std::sync::atomic::Ordering::SeqCst) {
+                failpoint("app.in-commit");
+            }
+        });
+        Some(Self(going_on))
+    }
+}
+
+impl Drop for InCommit {
+    fn drop(&mut self) {
+        self.0.store(false, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+macro_rules! database {
+    ($(#[$docs:meta])* $name:ident, $module:ident, $pool:expr, identity: $identity:literal, ignore: $ignore:literal) => {
+        $(#[$docs])*
+        #[derive(Clone, Debug)]
+        pub struct $name {
+            pool: $module::Pool,
+            outbox: $module::Outbox,
+        }
+
+        impl $name {
+            async fn sql(&self, sql: String) -> Result<(), Failure> {
+                raw_sql(AssertSqlSafe(sql)).execute(&self.pool).await?;
+                Ok(())
+            }
+
+            /// Locks the key by raising its version, and notes the operation.
+            async fn work(tx: &mut $module::Tx<'_>, plan: &Plan) -> Result<Op, sqlx::Error> {
+                let key = plan.key;
+                let raise = format!("UPDATE trial_key SET version = version + 1 WHERE op_key = {key}");
+                sqlx::query(AssertSqlSafe(raise)).execute(&mut **tx).await?;
+                let read = format!("SELECT version FROM trial_key WHERE op_key = {key}");
+                let (version,): (i64,) =
+                    sqlx::query_as(AssertSqlSafe(read)).fetch_one(&mut **tx).await?;
+                let op = Op { id: plan.id, key, version, era: plan.era };
+                let note = format!(
+                    "INSERT INTO trial_op (op_id, op_key, version, era) VALUES ({}, {}, {}, {})",
+                    op.id, op.key, op.version, op.era
+                );
+                sqlx::query(AssertSqlSafe(note)).execute(&mut **tx).await?;
+                Ok(op)
+            }
+
+            /// As a trigger or another language would do it.
+            async fn insert(tx: &mut $module::Tx<'_>, op: &Op) -> Result<(), sqlx::Error> {
+                let row = format!(
+                    "INSERT INTO posthouse_outbox (topic, message_key, body) VALUES ('{}', '{}', '{op}')",
+                    op.topic(),
+                    op.message_key(),
+                );
+                sqlx::query(AssertSqlSafe(row)).execute(&mut **tx).await?;
+                Ok(())
+            }
+
+            /// With a transaction of one's own.
+            async fn operate_by_hand(&self, plan: &Plan) -> Result<Outcome, Failure> {
+                let mut tx = self.pool.begin().await?;
+                let op = Self::work(&mut tx, plan).await?;
+                let bell = match plan.style {
+                    Style::Insert => {
+                        Self::insert(&mut tx, &op).await?;
+                        None
+                    }
+                    Style::Enqueue | Style::Transaction => {
+                        Some(self.outbox.enqueue(&mut tx, message(&op)).await?)
+                    }
+                };
+                tokio::time::sleep(plan.hold).await;
+                if plan.rolls_back {
+                    tx.rollback().await?;
+                    return Ok(Outcome::RolledBack);
+                }
+                failpoint("app.before-commit");
+                let in_commit = InCommit::begin(plan);
+                tx.commit().await?;
+                drop(in_commit);
+                failpoint("app.after-commit");
+                if let Some(bell) = bell {
+                    bell.ring();
+                }
+                Ok(Outcome::Committed)
+            }
+
+            /// With a closure.
+            async fn operate_in_closure(&self, plan: &Plan) -> Result<Outcome, Failure> {
+                let plan = *plan;
+                let done = self.outbox.transaction(async move |tx, out| {
+                    let op = Self::work(tx, &plan).await?;
+                    out.send(message(&op));
+                    tokio::time::sleep(plan.hold).await;
+                    if plan.rolls_back {
+                        return Err(sqlx::Error::RowNotFound);
+                    }
+                    failpoint("app.before-commit");
+                    Ok(())
+                });
+                match done.await {
+                    Ok(()) => {
+                        failpoint("app.after-commit");
+                        Ok(Outcome::Committed)
+                    }
+                    Err(sqlx::Error::RowNotFound) => Ok(Outcome::RolledBack),
+                    Err(error) => Err(error.into()),
+                }
+            }
+        }
+
+        impl Database for $name {
+            fn new(url: &str) -> Result<Self, Failure> {
+                let pool = $pool(url)?;
+                Ok(Self { outbox: $module::Outbox::new(pool.clone()), pool })
+            }
+
+            async fn install_sender(&self) -> Result<(), Failure> {
+                self.sql("CREATE TABLE IF NOT EXISTS trial_key (op_key BIGINT PRIMARY KEY, version BIGINT NOT NULL)".to_owned()).await?;
+                self.sql("CREATE TABLE IF NOT EXISTS trial_op (op_id BIGINT PRIMARY KEY, op_key BIGINT NOT NULL, version BIGINT NOT NULL, era BIGINT NOT NULL)".to_owned()).await?;
+                for key in keys() {
+                    self.sql(format!($ignore, key)).await?;
+                }
+                self.outbox.install().await?;
+                Ok(())
+            }
+
+            async fn install_receiver(&self) -> Result<(), Failure> {
+                self.sql(format!("CREATE TABLE IF NOT EXISTS trial_effect (place {}, op_id BIGINT NOT NULL, op_key BIGINT NOT NULL, version BIGINT NOT NULL, era BIGINT NOT NULL)", $identity)).await?;
+                $module::Inbox::new(self.pool.clone(), INBOX).install().await?;
+                Ok(())
+            }
+
+            async fn operate(&self, plan: &Plan) -> Result<Outcome, Failure> {
+                match plan.style {
+                    Style::Enqueue | Style::Insert => self.operate_by_hand(plan).await,
+                    Style::Transaction => self.operate_in_closure(plan).await,
+                }
+            }
+
+            fn relay(&self, client: &Client, how: &Relaying) -> RelayHandle {
+                how.configure(self.outbox.relay(client)).spawn()
+            }
+
+            async fn consume(
+                &self,
+                consumer: Consumer,
+                how: Handling,
+                shutdown: impl Future<Output = ()> + Send + 'static,
+            ) -> Result<(), Failure> {
+                let inbox = $module::Inbox::new(self.pool.clone(), INBOX);
+                let run = inbox.run(consumer, how.concurrency, async move |tx, delivery| {
+                    let op: Op = how.read(delivery.body())?;
+                    let effect = format!(
+                        "INSERT INTO trial_effect (op_id, op_key, version, era) VALUES ({}, {}, {}, {})",
+                        op.id, op.key, op.version, op.era
+                    );
+                    sqlx::query(AssertSqlSafe(effect)).execute(&mut **tx).await?;
+                    (how.holding)(&op);
+                    tokio::time::sleep(how.hold).await;
+                    Ok::<_, Failure>(())
+                });
+                run.until(shutdown).await?;
+                Ok(())
+            }
+
+            async fn committed(&self) -> Result<Vec<Op>, Failure> {
+                let ops = sqlx::query_as("SELECT op_id, op_key, version, era FROM trial_op ORDER BY op_id");
+                Ok(ops.fetch_all(&self.pool).await?.into_iter().map(op).collect())
+            }
+
+            async fn effects(&self) -> Result<Vec<Op>, Failure> {
+                let ops = sqlx::query_as("SELECT op_id, op_key, version, era FROM trial_effect ORDER BY place");
+                Ok(ops.fetch_all(&self.pool).await?.into_iter().map(op).collect())
+            }
+
+            async fn waiting(&self) -> Result<(u64, u64), Failure> {
+                let lag = self.outbox.lag().await?;
+                Ok((lag.rows, lag.parked))
+            }
+
+            async fn redrive(&self) -> Result<u64, Failure> {
+                let parked = self.outbox.parked(RowId(0), PARKED_MAX).await?;
+                let ids: Vec<RowId> = parked.iter().map(|parked| parked.row.id).collect();
+                Ok(self.outbox.redrive(&ids).await?)
+            }
+        }
+    };
+}
+
+database! {
+    /// PostgreSQL via sqlx.
+    Postgres, postgres, postgres_pool,
+    identity: "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    ignore: "INSERT INTO trial_key VALUES ({}, 0) ON CONFLICT DO NOTHING"
+}
+
+database! {
+    /// MariaDB via sqlx.
+    MariaDb, mysql, mysql_pool,
+    identity: "BIGINT AUTO_INCREMENT PRIMARY KEY",
+    ignore: "INSERT IGNORE INTO trial_key VALUES ({}, 0)"
+}
+
+database! {
+    /// SQLite via sqlx.
+    Sqlite, sqlite, sqlite_pool,
+    identity: "INTEGER PRIMARY KEY AUTOINCREMENT",
+    ignore: "INSERT OR IGNORE INTO trial_key VALUES ({}, 0)"
+}
+
+fn postgres_pool(url: &str) -> Result<postgres::Pool, Failure> {
+    let options = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
+    Ok(options.connect_lazy(url)?)
+}
+
+fn mysql_pool(url: &str) -> Result<mysql::Pool, Failure> {
+    let options = MySqlPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
+    Ok(options.connect_lazy(url)?)
+}
+
+fn sqlite_pool(path: &str) -> Result<sqlite::Pool, Failure> {
+    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    let options = options.journal_mode(SqliteJournalMode::Wal).busy_timeout(PATIENCE);
+    let options = options.synchronous(SqliteSynchronous::Full);
+    let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
+    Ok(pool.connect_lazy_with(options))
+}

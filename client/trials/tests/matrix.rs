@@ -1,0 +1,219 @@
+//! The fault matrix: a process dies, or comes back as a zombie, at each labelled place of the way from
+//! the sender's transaction to the receiver's, on each database; and still what was committed is done,
+//! once each, in the order of its key, and nothing else.
+//!
+//! A place that is not hit fails the suite.
+
+#![expect(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it hit"
+)]
+
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod support;
+
+use posthouse_trials::{Driver, NOWHERE};
+use std::time::Duration;
+use support::base::Base;
+use support::process::Process;
+use support::stage::Stage;
+
+/// Operations before and after the fault.
+const OPERATIONS: u32 = 80;
+/// How long a second consumer may take what a stopped one held; that may itself be kept from it by the
+/// stopped one's open transaction.
+const TAKE_OVER: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    App,
+    Relay,
+    Broker,
+    Consumer,
+    /// A relay that is stopped, replaced, and comes back.
+    ZombieRelay,
+    /// A consumer that is stopped for longer than its leases, and comes back.
+    ZombieConsumer,
+}
+
+/// Whom it befalls, the place, and the how-manieth time it is reached.
+const CASES: &[(Victim, &str, u32)] = &[
+    (Victim::App, "app.before-commit", 15),
+    (Victim::App, "app.in-commit", 3),
+    (Victim::App, "app.after-commit", 15),
+    (Victim::Relay, "relay.after-scan", 3),
+    (Victim::Relay, "relay.before-claim-commit", 3),
+    (Victim::Relay, "relay.after-claim-commit", 3),
+    (Victim::Relay, "relay.after-send", 3),
+    (Victim::Relay, "relay.after-ack", 3),
+    (Victim::Relay, "relay.before-delete-commit", 2),
+    (Victim::Relay, "relay.after-delete-commit", 2),
+    (Victim::Relay, "relay.after-park", 1),
+    (Victim::Broker, "broker.before-write", 3),
+    (Victim::Broker, "broker.after-write", 3),
+    (Victim::Broker, "broker.after-sync", 3),
+    (Victim::Broker, "broker.after-reply", 3),
+    (Victim::Consumer, "inbox.before-commit", 10),
+    (Victim::Consumer, "inbox.after-commit", 10),
+    (Victim::ZombieRelay, "relay.after-scan", 2),
+    (Victim::ZombieRelay, "relay.before-claim-commit", 2),
+    (Victim::ZombieRelay, "relay.after-claim-commit", 2),
+    (Victim::ZombieRelay, "relay.after-send", 2),
+    (Victim::ZombieRelay, "relay.after-ack", 2),
+    (Victim::ZombieRelay, "relay.before-delete-commit", 2),
+    (Victim::ZombieRelay, "relay.after-delete-commit", 2),
+    (Victim::ZombieConsumer, "inbox.before-commit", 5),
+    (Victim::ZombieConsumer, "inbox.after-commit", 5),
+];
+
+#[test]
+fn every_point_on_postgres() {
+    run_all(Driver::Postgres);
+}
+
+#[test]
+fn every_point_on_mariadb() {
+    run_all(Driver::Mariadb);
+}
+
+#[test]
+fn every_point_on_sqlite_by_sqlx() {
+    run_all(Driver::Sqlite);
+}
+
+#[test]
+fn every_point_on_sqlite_by_rusqlite() {
+    run_all(Driver::Rusqlite);
+}
+
+fn run_all(driver: Driver) {
+    let only = std::env::var("POSTHOUSE_MATRIX_POINT").unwrap_or_default();
+    let mut hit = 0;
+    for (number, &(victim, label, count)) in (1..).zip(CASES) {
+        if !only.is_empty() && only != label {
+            continue;
+        }
+        Case { driver, victim, label, count, seed: number }.run();
+        hit += 1;
+    }
+    println!("faults: {driver:?}: {hit} points hit");
+    assert!(hit > 0, "there is no point called {only}");
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    driver: Driver,
+    victim: Victim,
+    label: &'static str,
+    count: u32,
+    seed: u64,
+}
+
+/// The processes that are not the broker.
+#[derive(Debug)]
+struct Cast {
+    app: Process,
+    relays: Vec<Process>,
+    consumers: Vec<Process>,
+}
+
+impl Case {
+    fn run(self) {
+        let mut stage = Stage::new(self.driver, self.seed, Base::shared);
+        stage.start_broker(self.arm(Victim::Broker).as_deref());
+        stage.make_topics();
+        let relay = self.arm(Victim::Relay).or_else(|| self.arm(Victim::ZombieRelay));
+        let consumer = self.arm(Victim::Consumer).or_else(|| self.arm(Victim::ZombieConsumer));
+        let relay = stage.relay("relay-a", &[], relay.as_deref());
+        let consumer = stage.consumer("consumer-a", &[], consumer.as_deref());
+        let poison: &[&str] = if self.is_poison() { &["--poison", "25"] } else { &[] };
+        let app = stage.app(OPERATIONS, poison, self.arm(Victim::App).as_deref());
+        let mut cast = Cast { app, relays: vec![relay], consumers: vec![consumer] };
+        self.strike(&mut stage, &mut cast);
+        let status = cast.app.wait();
+        assert!(status.success(), "{self:?}: {}", cast.app.told());
+        stage.settle(&cast.all());
+        if self.is_poison() {
+            redrive(&mut stage, &mut cast);
+        }
+        stage.judge(&format!("{self:?}"));
+        assert_eq!(stage.fired(), [self.label], "{self:?}: the failpoints that fired");
+    }
+
+    fn is_poison(self) -> bool {
+        self.label == "relay.after-park"
+    }
+
+    /// What the victim is told.
+    fn arm(self, victim: Victim) -> Option<String> {
+        let stops = matches!(self.victim, Victim::ZombieRelay | Victim::ZombieConsumer);
+        let ending = if stops { ":stop" } else { "" };
+        (victim == self.victim).then(|| format!("{}:{}{ending}", self.label, self.count))
+    }
+
+    /// Waits until it has struck, and repairs what it left.
+    fn strike(self, stage: &mut Stage, cast: &mut Cast) {
+        match self.victim {
+            Victim::App => {
+                let app = stage.app(OPERATIONS, &[], None);
+                std::mem::replace(&mut cast.app, app).abort();
+            }
+            Victim::Relay => {
+                cast.relays.remove(0).abort();
+                cast.relays.push(stage.relay("relay-a", &[], None));
+            }
+            Victim::Broker => {
+                stage.broker.take().expect("it was started").abort();
+                stage.start_broker(None);
+            }
+            Victim::Consumer => {
+                cast.consumers.remove(0).abort();
+                cast.consumers.push(stage.consumer("consumer-a", &[], None));
+            }
+            Victim::ZombieRelay => self.zombie_relay(stage, cast),
+            Victim::ZombieConsumer => self.zombie_consumer(stage, cast),
+        }
+    }
+
+    fn zombie_relay(self, stage: &Stage, cast: &mut Cast) {
+        stage.until("the relay is stopped", || !stage.fired().is_empty());
+        let second = stage.relay("relay-b", &[], None);
+        second.hear("active");
+        // It does the work of the first one now.
+        second.hear("handed over");
+        cast.relays[0].resume();
+        let first = &cast.relays[0];
+        stage.until("the zombie knows that it was replaced", || !first.is_active());
+        cast.relays.push(second);
+    }
+
+    fn zombie_consumer(self, stage: &Stage, cast: &mut Cast) {
+        stage.until("the consumer is stopped", || !stage.fired().is_empty());
+        // A lease that ended is a failure, and what failed waits a little.
+        stage.until("its leases have ended", || {
+            stage.subscriptions().iter().any(|found| found.delayed > 0)
+        });
+        let second = stage.consumer("consumer-b", &[], None);
+        second.hear_within("holding", TAKE_OVER);
+        cast.consumers[0].resume();
+        cast.consumers.push(second);
+    }
+}
+
+impl Cast {
+    fn all(&self) -> Vec<&Process> {
+        self.relays.iter().chain(&self.consumers).chain([&self.app]).collect()
+    }
+}
+
+/// What no broker took was set aside; now there is a topic for it.
+fn redrive(stage: &mut Stage, cast: &mut Cast) {
+    let poisoned = stage.committed().iter().filter(|op| op.topic() == NOWHERE).count() as u64;
+    assert!(poisoned > 0, "the application wrote nothing that is refused");
+    assert_eq!(stage.waiting(), (0, poisoned), "rows waiting, and rows parked");
+    stage.make_topic(NOWHERE);
+    cast.consumers.push(stage.consumer("consumer-b", &[], None));
+    assert_eq!(stage.redrive(), poisoned);
+    stage.settle(&cast.all());
+}
