@@ -11,7 +11,7 @@ pub(crate) enum Bug {
     ReuseOffset,
     /// `lose-prev-check`: a gap in a producer's sequence is accepted.
     LosePrevCheck,
-    /// `split-commit`: a commit is two frames, its publishes and the rest.
+    /// `split-commit`: a commit is two frames, its first publish and the rest.
     SplitCommit,
 }
 

@@ -145,13 +145,13 @@ fn accept(
 fn append(
     context: &mut Context<'_>,
     mut events: Vec<Event>,
-    batches: Vec<BatchAppend>,
+    mut batches: Vec<BatchAppend>,
 ) -> LogIndex {
-    if planted(Bug::SplitCommit) && !batches.is_empty() {
-        let publishes = events.extract_if(.., |event| matches!(event, Event::Published(_)));
-        let publishes = publishes.collect();
-        context.append(publishes, batches);
-        return context.append(events, Vec::new());
+    let first = events.iter().position(|event| matches!(event, Event::Published(_)));
+    if let Some(first) = first.filter(|_| planted(Bug::SplitCommit)) {
+        let rest = batches.split_off(1);
+        context.append(vec![events.remove(first)], batches);
+        return context.append(events, rest);
     }
     context.append(events, batches)
 }

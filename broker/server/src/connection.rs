@@ -3,6 +3,7 @@
 //! The reader checks everything that can be checked without state (limits, checksums, who may
 //! speak when), so that the core sees well-formed requests only.
 
+use crate::commits;
 use crate::inbox::Inbox;
 use crate::outbox::Connection;
 use bytes::{Buf, Bytes, BytesMut};
@@ -310,7 +311,7 @@ pub(crate) async fn write_all(
     let mut chunks = VecDeque::new();
     let quiet = Duration::from_secs(limits::HEARTBEAT_SECONDS);
     loop {
-        connection.take_unsent(&mut chunks);
+        let tells_commit = connection.take_unsent(&mut chunks);
         if chunks.is_empty() {
             if connection.is_closing() {
                 return stream.shutdown().await;
@@ -327,6 +328,9 @@ pub(crate) async fn write_all(
             connection.sent(sent);
         }
         stream.flush().await?;
+        if tells_commit {
+            commits::after_reply();
+        }
     }
 }
 

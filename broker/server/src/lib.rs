@@ -12,6 +12,7 @@ mod broker;
 mod bugs;
 mod checkpoint;
 mod clock;
+mod commits;
 pub mod config;
 mod connection;
 mod core;

@@ -69,6 +69,8 @@ struct Unsent {
     chunks: VecDeque<Bytes>,
     open: BytesMut,
     bytes: usize,
+    /// An answer to a commit is in it.
+    tells_commit: bool,
 }
 
 impl Connection {
@@ -105,6 +107,7 @@ impl Connection {
         encode_head(&mut unsent.open, reply.kind(), correlation, tail_len, |out| reply.encode(out));
         let grown = unsent.open.len() - before + tail_len;
         unsent.bytes += grown;
+        unsent.tells_commit |= matches!(reply, Reply::Committed(_));
         self.memory.take(grown);
         if tail_len > 0 || unsent.open.len() >= CHUNK_BYTES {
             unsent.close_chunk();
@@ -114,11 +117,12 @@ impl Connection {
         self.to_send.notify_one();
     }
 
-    /// Takes everything that waits to be sent.
-    pub(crate) fn take_unsent(&self, into: &mut VecDeque<Bytes>) {
+    /// Takes everything that waits to be sent. Says whether an answer to a commit is in it.
+    pub(crate) fn take_unsent(&self, into: &mut VecDeque<Bytes>) -> bool {
         let mut unsent = self.unsent.borrow_mut();
         unsent.close_chunk();
         into.append(&mut unsent.chunks);
+        std::mem::take(&mut unsent.tells_commit)
     }
 
     /// Takes note that `bytes` have been handed to the system.

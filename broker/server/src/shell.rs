@@ -10,6 +10,7 @@
 //! than it saves. Large groups are handed over while the next one gathers. See decision 0002.
 
 use crate::bugs::{Bug, planted};
+use crate::commits::Commits;
 use crate::exit::Exit;
 use crate::gates::Gates;
 use bytes::Bytes;
@@ -101,6 +102,7 @@ pub struct Shell<O> {
     syncing: bool,
     effects: Effects,
     frames: Vec<FrameDraft>,
+    commits: Commits,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +135,7 @@ impl<O: Outlet> Shell<O> {
             syncing: false,
             effects: Effects::new(),
             frames: Vec::new(),
+            commits: Commits::default(),
         }
     }
 
@@ -243,6 +246,7 @@ impl<O: Outlet> Shell<O> {
         for effect in effects.iter_mut() {
             if let Effect::Append(append) = effect {
                 last = append.index;
+                self.commits.joined(append);
                 let frame = draft(std::mem::take(append));
                 let bytes = frame.batches.iter().map(|batch| batch.bytes.len()).sum::<usize>();
                 self.unsynced_bytes += bytes;
@@ -252,8 +256,10 @@ impl<O: Outlet> Shell<O> {
         if self.frames.is_empty() {
             return Ok(false);
         }
+        self.commits.before_write();
         let written = self.journal.append(&self.frames).map_err(disk)?;
         assert_eq!(written, last, "engine and journal count frames alike");
+        self.commits.after_write(written);
         self.frames.clear();
         self.gates.wrote(written);
         let overdue_at = now.mono.plus_millis(WRITTEN_SYNC_MS);
@@ -324,6 +330,7 @@ impl<O: Outlet> Shell<O> {
     }
 
     fn committed(&mut self, now: Now) -> Result<(), Exit> {
+        self.commits.after_sync(self.journal.durable());
         self.gates.commit(self.journal.durable());
         while let Some(output) = self.gates.next_open() {
             self.let_out(output);

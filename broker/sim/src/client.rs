@@ -2,6 +2,7 @@
 //! goes into the history.
 
 pub(crate) mod admin;
+pub(crate) mod committing;
 pub(crate) mod consumer;
 pub(crate) mod producer;
 pub(crate) mod reader;
@@ -44,6 +45,15 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) trace: &'a mut Trace,
     /// Refusals that arrived.
     pub(crate) refusals: u64,
+    pub(crate) commits: Commits,
+}
+
+/// Answers to commits that arrived.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Commits {
+    pub(crate) told: u64,
+    pub(crate) repeated: u64,
+    pub(crate) refused: u64,
 }
 
 impl Surroundings<'_> {

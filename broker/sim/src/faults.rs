@@ -62,6 +62,12 @@ faults! {
     recycled,
     /// Publishes refused for want of room.
     refused_publishes,
+    /// Commits that were told to have happened.
+    commits,
+    /// Of these, those that were told so at a repeat.
+    repeated_commits,
+    /// Commits that were refused.
+    refused_commits,
 }
 
 impl Faults {

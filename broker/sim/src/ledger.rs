@@ -4,17 +4,22 @@
 //! every recovery the ledger is held against what the recovered broker would serve.
 
 mod audit;
+mod commits;
 
 use crate::wire;
 use bytes::Bytes;
+use commits::{Committing, Whole};
 use posthouse_engine::Input;
 use posthouse_engine::input::ConnectionId;
 use posthouse_protocol::batch::BatchView;
-use posthouse_protocol::message::{Deliver, DeliveryRun, Fetched, Settled, Verdict};
+use posthouse_protocol::message::{
+    CursorSave, Deliver, DeliveryRun, Fetched, Settle, Settled, Verdict,
+};
 use posthouse_protocol::settings::{Durability, Mode};
 use posthouse_protocol::tail::Part;
 use posthouse_protocol::{
-    ConsumerId, CorrelationId, Name, Offset, PartitionId, Reply, Request, SubscriptionId, TopicId,
+    ConsumerId, CorrelationId, Name, Offset, PartitionId, ProducerId, Reply, Request, Sequence,
+    SubscriptionId, TopicId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +36,8 @@ pub(crate) struct Ledger {
     moved: BTreeSet<[u8; 16]>,
     /// Where a message was seen first.
     places: BTreeMap<(TopicId, [u8; 16]), u64>,
+    /// Every commit that was ever asked for, by producer and sequence.
+    commits: BTreeMap<(ProducerId, Sequence), Whole>,
     /// Frames that have left.
     left: u64,
     /// Promises that contradict each other.
@@ -76,6 +83,7 @@ enum Asked {
     Settle { subscription: SubscriptionId, verdict: Verdict, runs: Vec<DeliveryRun> },
     Cursor { subscription: SubscriptionId, offset: Offset },
     Fetch { topic: TopicId },
+    Commit(Committing),
 }
 
 impl Ledger {
@@ -92,19 +100,13 @@ impl Ledger {
                 Asked::Publish { topic: request.topic, messages: messages_of(&batch) }
             }
             Request::Settle(request) => {
-                let subscription = request.subscription;
-                let verdict = request.verdict;
-                if matches!(verdict, Verdict::Ack | Verdict::Reject)
-                    && let Some(known) = self.subscriptions.get_mut(&subscription)
-                {
-                    known.perhaps.extend(request.deliveries.iter().flat_map(offsets));
-                }
-                Asked::Settle { subscription, verdict, runs: request.deliveries }
+                self.may_settle(&request);
+                let Settle { subscription, verdict, deliveries, .. } = request;
+                Asked::Settle { subscription, verdict, runs: deliveries }
             }
+            Request::Commit(request) => Asked::Commit(self.commit_asked(&request, &batch)),
             Request::CursorSave(request) => {
-                if let Some(known) = self.subscriptions.get_mut(&request.subscription) {
-                    known.cursor_perhaps = known.cursor_perhaps.max(request.offset);
-                }
+                self.may_save(&request);
                 Asked::Cursor { subscription: request.subscription, offset: request.offset }
             }
             Request::Fetch(request) => Asked::Fetch { topic: request.topic },
@@ -144,11 +146,32 @@ impl Ledger {
                 }
             }
             (Reply::Done(_), Some(Asked::Cursor { subscription, offset })) => {
-                if let Some(known) = self.subscriptions.get_mut(&subscription) {
-                    known.cursors.push((self.left, offset));
-                }
+                self.saved(subscription, offset);
+            }
+            (Reply::Committed(committed), Some(Asked::Commit(asked))) => {
+                self.committed(asked, &committed);
             }
             (reply, _) => self.learn(reply),
+        }
+    }
+
+    fn may_settle(&mut self, request: &Settle) {
+        if matches!(request.verdict, Verdict::Ack | Verdict::Reject)
+            && let Some(known) = self.subscriptions.get_mut(&request.subscription)
+        {
+            known.perhaps.extend(request.deliveries.iter().flat_map(offsets));
+        }
+    }
+
+    fn may_save(&mut self, request: &CursorSave) {
+        if let Some(known) = self.subscriptions.get_mut(&request.subscription) {
+            known.cursor_perhaps = known.cursor_perhaps.max(request.offset);
+        }
+    }
+
+    fn saved(&mut self, subscription: SubscriptionId, offset: Offset) {
+        if let Some(known) = self.subscriptions.get_mut(&subscription) {
+            known.cursors.push((self.left, offset));
         }
     }
 

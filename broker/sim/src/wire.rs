@@ -47,6 +47,12 @@ pub(crate) fn read_request(connection: ConnectionId, bytes: &Bytes) -> Input {
         let view = BatchView::parse(&frame.tail).expect("clients send sound batches");
         view.verify_bodies().expect("clients send sound bodies");
     }
+    if let Request::Commit(commit) = &request {
+        for (_, batch) in commit.batches(&frame.tail).expect("clients send tails that fit") {
+            let view = BatchView::parse(&batch).expect("clients send sound batches");
+            view.verify_bodies().expect("clients send sound bodies");
+        }
+    }
     Input::Request { connection, correlation: frame.correlation, request, batch: frame.tail }
 }
 

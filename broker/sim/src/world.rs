@@ -8,7 +8,7 @@ mod setup;
 
 use crate::chance::Chance;
 use crate::client::admin::Admin;
-use crate::client::{Client, Phase, Surroundings};
+use crate::client::{Client, Commits, Phase, Surroundings};
 use crate::faults::Faults;
 use crate::host::Host;
 use crate::ledger::Ledger;
@@ -218,6 +218,7 @@ impl World {
             history: &mut self.history,
             trace: &mut self.trace,
             refusals: 0,
+            commits: Commits::default(),
         };
         match at.checked_sub(1) {
             None => act(&mut self.admin, &mut around),
@@ -227,7 +228,11 @@ impl World {
                 }
             }
         }
-        self.faults.refused_publishes += around.refusals;
+        let Surroundings { refusals, commits, .. } = around;
+        self.faults.refused_publishes += refusals;
+        self.faults.commits += commits.told;
+        self.faults.repeated_commits += commits.repeated;
+        self.faults.refused_commits += commits.refused;
     }
 
     /// A round of the broker over some of what is under way to it.

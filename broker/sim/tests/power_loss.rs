@@ -17,6 +17,9 @@ const WANTED: &[&str] = &[
     "redeliveries",
     "failed_syncs",
     "syncs_handed_over",
+    "commits",
+    "repeated_commits",
+    "refused_commits",
     "checkpoints",
     "recycled",
 ];

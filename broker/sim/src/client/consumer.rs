@@ -1,16 +1,19 @@
 //! A consumer of a queue subscription: credit, taking, settling, and every way to be rude.
 
-mod settling;
+pub(crate) mod settling;
 
+use super::committing::{Became, Committing};
 use super::{Client, Phase, Session, Surroundings, name};
 use crate::chance::Chance;
 use bytes::Bytes;
 use posthouse_checker::history::{self, ConsumerChange, Event};
 use posthouse_protocol::message::{
-    BACKOFF, Credit, Deliver, Extend, Settle, Subscribe, Subscribed, Unsubscribe, Verdict,
+    BACKOFF, Credit, Deliver, Extend, Operation, Settle, Settled, Subscribe, Subscribed,
+    Unsubscribe, Verdict,
 };
 use posthouse_protocol::{ConsumerId, CorrelationId, Fence, Reply, SubscriptionId};
-use settling::{Settling, Told, What, fence, runs};
+pub(crate) use settling::Settling;
+use settling::{Told, What, fence, runs};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Messages of credit.
@@ -32,6 +35,7 @@ pub(crate) struct Consumer {
     held: Vec<Taken>,
     settling: BTreeMap<CorrelationId, Settling>,
     known: Option<Subscribed>,
+    committing: Option<Committing<Settling>>,
 }
 
 /// An open consumer.
@@ -80,7 +84,13 @@ impl Consumer {
             held: Vec::new(),
             settling: BTreeMap::new(),
             known: None,
+            committing: None,
         }
+    }
+
+    /// Settles in commits, too, that publish to several topics.
+    pub(crate) fn committing(self, committing: Committing<Settling>) -> Self {
+        Self { committing: Some(committing), ..self }
     }
 
     fn subscribe(&mut self, around: &mut Surroundings<'_>) {
@@ -214,6 +224,19 @@ impl Consumer {
         deliveries: Vec<Taken>,
     ) {
         let runs = runs(&deliveries);
+        if let Some(committing) = self.committing.as_mut().filter(|at| at.is_ready())
+            && let What::Settle(verdict @ (Verdict::Ack | Verdict::Nack | Verdict::Reject)) = what
+            && around.phase == Phase::Load
+            && around.dice.percent(90)
+        {
+            let reason = "does not work".to_owned();
+            let delay_ms = BACKOFF;
+            let settle = Settle { subscription, verdict, delay_ms, reason, deliveries: runs };
+            let carried = Settling { t0: around.now, what, deliveries };
+            let operations = vec![Operation::Settle(settle)];
+            committing.begin(around, &mut self.session, operations, carried);
+            return;
+        }
         let sent = match what {
             What::Settle(verdict) => {
                 let fails = matches!(verdict, Verdict::Nack | Verdict::Reject);
@@ -235,6 +258,16 @@ impl Consumer {
         if let Some(to) = sent {
             self.settling.insert(to, Settling { t0: around.now, what, deliveries });
         }
+    }
+
+    fn committed(&self, around: &mut Surroundings<'_>, settling: &Settling, became: Became) {
+        let everything = Settled { refused: Vec::new() };
+        let told = match became {
+            Became::Done => Told::Settled(&everything),
+            Became::Refused(code) => Told::Refused(code),
+            Became::Unknown => Told::Nothing,
+        };
+        settling.answered(around, (&self.topic, &self.subscription), &told);
     }
 
     fn unsubscribe(&mut self, around: &mut Surroundings<'_>) {
@@ -278,6 +311,12 @@ impl Client for Consumer {
         if (is_over && self.session.connection.is_none()) || !self.session.connect(around) {
             return;
         }
+        if let Some(committing) = &mut self.committing {
+            committing.drive(around, &mut self.session);
+            if committing.is_ready() && around.phase == Phase::Load && !self.held.is_empty() {
+                return self.settle(around);
+            }
+        }
         if self.unsubscribing.is_some() || self.subscribing.is_some() {
             return;
         }
@@ -308,6 +347,12 @@ impl Client for Consumer {
         tail: &Bytes,
     ) {
         self.session.heard = around.now;
+        if let Some(committing) = self.committing.as_mut().filter(|at| at.asked(to)) {
+            if let Some((settling, became)) = committing.receive(around, &reply) {
+                self.committed(around, &settling, became);
+            }
+            return;
+        }
         match reply {
             Reply::Deliver(deliver) => self.delivered(&deliver, tail),
             Reply::Subscribed(subscribed) => self.opened(around, subscribed),
@@ -345,6 +390,9 @@ impl Client for Consumer {
         self.session.connection = None;
         self.subscribing = None;
         self.unsubscribing = None;
+        if let Some(committing) = &mut self.committing {
+            committing.lost();
+        }
         if let Some(open) = self.open.take() {
             let span = (self.session.heard, around.now);
             self.change(around, span, open.number, ConsumerChange::Lost);
@@ -363,6 +411,10 @@ impl Client for Consumer {
 
     fn session(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    fn has_sent(&self) -> bool {
+        self.committing.as_ref().is_none_or(Committing::is_idle)
     }
 
     fn is_done(&self) -> bool {

@@ -1,10 +1,11 @@
 //! A reader: fetches a topic in order, and saves the cursor of a stream subscription.
 
+use super::committing::{Became, Committing};
 use super::{Client, Phase, Session, Surroundings, refused};
 use crate::chance::Chance;
 use bytes::Bytes;
 use posthouse_checker::history::{self, CursorChange, Event, Outcome};
-use posthouse_protocol::message::{CursorSave, Fetch, Fetched};
+use posthouse_protocol::message::{CursorSave, Fetch, Fetched, Operation};
 use posthouse_protocol::settings::Position;
 use posthouse_protocol::{CorrelationId, Offset, Reply, SubscriptionId, TopicId};
 
@@ -24,13 +25,20 @@ pub(crate) struct Reader {
     is_final: bool,
     /// The end has been seen.
     is_at_end: bool,
+    committing: Option<Committing<Cursor>>,
+}
+
+/// A cursor in a commit: the offset, and when it was first asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cursor {
+    t0: u64,
+    offset: u64,
 }
 
 #[derive(Debug)]
 struct Saving {
     to: CorrelationId,
-    t0: u64,
-    offset: u64,
+    cursor: Cursor,
 }
 
 impl Reader {
@@ -50,7 +58,13 @@ impl Reader {
             asked: 0,
             is_final: false,
             is_at_end: false,
+            committing: None,
         }
+    }
+
+    /// Saves in commits, too, that publish to several topics.
+    pub(crate) fn committing(self, committing: Committing<Cursor>) -> Self {
+        Self { committing: Some(committing), ..self }
     }
 
     /// A reader for the last look.
@@ -99,17 +113,28 @@ impl Reader {
 
     fn save(&mut self, around: &mut Surroundings<'_>) {
         let Some((subscription, _)) = self.cursor else { return };
-        if self.saving.is_some() || self.next <= self.asked {
+        let is_committing = self.committing.as_ref().is_some_and(|at| !at.is_idle());
+        if self.saving.is_some() || is_committing || self.next <= self.asked {
             return;
         }
         let request = CursorSave { subscription, offset: Offset(self.next) };
         let offset = self.next;
         self.asked = offset;
+        if let Some(committing) = self.committing.as_mut().filter(|at| at.is_ready())
+            && around.phase == Phase::Load
+            && around.dice.percent(80)
+        {
+            let carried = Cursor { t0: around.now, offset };
+            let operations = vec![Operation::CursorSave(request)];
+            committing.begin(around, &mut self.session, operations, carried);
+            return;
+        }
         let sent = self.session.send(around, request, &[]);
-        self.saving = sent.map(|to| Saving { to, t0: around.now, offset });
+        let cursor = Cursor { t0: around.now, offset };
+        self.saving = sent.map(|to| Saving { to, cursor });
     }
 
-    fn saved(&mut self, around: &mut Surroundings<'_>, saving: &Saving, outcome: Outcome) {
+    fn saved(&mut self, around: &mut Surroundings<'_>, saving: Cursor, outcome: Outcome) {
         let Some((_, subscription)) = &self.cursor else { return };
         if outcome == Outcome::Ok {
             self.saved = saving.offset;
@@ -136,6 +161,9 @@ impl Client for Reader {
         if is_over || !self.session.connect(around) {
             return;
         }
+        if let Some(committing) = &mut self.committing {
+            committing.drive(around, &mut self.session);
+        }
         if self.fetching.is_none() && !(self.is_final && self.is_at_end) {
             self.fetch(around);
         } else if around.dice.percent(30) {
@@ -151,15 +179,28 @@ impl Client for Reader {
         tail: &Bytes,
     ) {
         self.session.heard = around.now;
+        if let Some(committing) = self.committing.as_mut().filter(|at| at.asked(to)) {
+            if let Some((cursor, became)) = committing.receive(around, &reply) {
+                let outcome = match became {
+                    Became::Done => Outcome::Ok,
+                    Became::Refused(code) => refused(code),
+                    Became::Unknown => Outcome::Unknown,
+                };
+                self.saved(around, cursor, outcome);
+            }
+            return;
+        }
         let fetching = self.fetching.take_if(|asked| asked.0 == to);
         let saving = self.saving.take_if(|saving| saving.to == to);
         match (reply, fetching, saving) {
             (Reply::Fetched(fetched), Some((_, t0)), _) => {
                 self.fetched(around, t0, &fetched, tail);
             }
-            (Reply::Done(_), _, Some(saving)) => self.saved(around, &saving, Outcome::Ok),
+            (Reply::Done(_), _, Some(saving)) => {
+                self.saved(around, saving.cursor, Outcome::Ok);
+            }
             (Reply::Refused(refusal), _, Some(saving)) => {
-                self.saved(around, &saving, refused(refusal.code));
+                self.saved(around, saving.cursor, refused(refusal.code));
             }
             (Reply::Refused(refusal), Some(_), _) => {
                 panic!("a fetch was refused: {}", refusal.text);
@@ -172,8 +213,11 @@ impl Client for Reader {
     fn lost(&mut self, around: &mut Surroundings<'_>) {
         self.session.connection = None;
         self.fetching = None;
+        if let Some(committing) = &mut self.committing {
+            committing.lost();
+        }
         if let Some(saving) = self.saving.take() {
-            self.saved(around, &saving, Outcome::Unknown);
+            self.saved(around, saving.cursor, Outcome::Unknown);
         }
         // Some go back to what was saved, as a new process would.
         if !self.is_final && self.cursor.is_some() && around.dice.percent(50) {
@@ -183,6 +227,10 @@ impl Client for Reader {
 
     fn session(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    fn has_sent(&self) -> bool {
+        self.committing.as_ref().is_none_or(Committing::is_idle)
     }
 
     fn is_done(&self) -> bool {

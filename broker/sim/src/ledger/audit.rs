@@ -45,7 +45,7 @@ impl Ledger {
             }
         }
         for (id, topic) in self.topics.iter().filter(|(_, topic)| !topic.is_dead_letters) {
-            let Some(found) = stored.get(id) else {
+            let Some(found): Option<&Stored> = stored.get(id) else {
                 if topic.since > left || (is_power_lost && !topic.is_synced) {
                     continue;
                 }
@@ -58,7 +58,7 @@ impl Ledger {
             topic.published(self)?;
             topic.settled()?;
         }
-        Ok(())
+        self.audit_commits(&stored, &dead)
     }
 
     /// How many frames have left.

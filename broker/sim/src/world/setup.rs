@@ -3,6 +3,7 @@
 use super::World;
 use crate::chance::Chance;
 use crate::client::Client;
+use crate::client::committing::Committing;
 use crate::client::consumer::Consumer;
 use crate::client::producer::{Producer, Target};
 use crate::client::reader::Reader;
@@ -76,7 +77,7 @@ impl World {
             ("orders fast audit", None),
         ];
         for (topics, named) in sent_to {
-            let targets = topics.split(' ').filter_map(|topic| self.target(topic)).collect();
+            let targets = self.targets(topics);
             let (body, batch) = self.plan.sizes();
             let budget = self.dice.between(20, 200);
             self.join(|client| {
@@ -97,6 +98,23 @@ impl World {
                 Box::new(Consumer::new(client, topic, subscription, false))
             });
         }
+        let transforming = [
+            ("orders", "billing", Some("transform"), "audit fast feed"),
+            ("fast", "work", None, "orders audit"),
+            ("fast", "work", None, "fast"),
+            ("audit", "mail", None, "audit fast"),
+            ("orders", "billing", None, "feed orders"),
+            ("orders", "billing", None, "fast"),
+        ];
+        for (topic, subscription, named, targets) in transforming {
+            let targets = self.targets(targets);
+            self.join(|client| {
+                let (topic, subscription) = (topic.to_owned(), subscription.to_owned());
+                let committing = Committing::new(client, named.map(str::to_owned), targets);
+                let consumer = Consumer::new(client, topic, subscription, false);
+                Box::new(consumer.committing(committing))
+            });
+        }
         for (topic, cursor) in [("audit", Some("trail")), ("feed", Some("cursor")), ("fast", None)]
         {
             let Some(target) = self.target(topic) else { continue };
@@ -104,8 +122,17 @@ impl World {
                 let key = (topic.to_owned(), name.to_owned());
                 self.admin.subscriptions.get(&key).map(|info| (info.id, name.to_owned()))
             });
-            self.join(|client| Box::new(Reader::new(client, (target.id, target.topic), cursor)));
+            let targets = self.targets("orders fast");
+            self.join(|client| {
+                let committing = Committing::new(client, None, targets);
+                let reader = Reader::new(client, (target.id, target.topic), cursor);
+                Box::new(reader.committing(committing))
+            });
         }
+    }
+
+    fn targets(&self, topics: &str) -> Vec<Target> {
+        topics.split(' ').filter_map(|topic| self.target(topic)).collect()
     }
 
     fn target(&self, topic: &str) -> Option<Target> {

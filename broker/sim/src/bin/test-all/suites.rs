@@ -118,6 +118,11 @@ pub(crate) const SUITES: &[Suite] = &[
         PLANTED,
         &[("POSTHOUSE_PLANTED_BUG", "lose-prev-check"), ("POSTHOUSE_CRASH_POINTS", "40000")],
     ),
+    planted(
+        "planted: split a commit",
+        PLANTED,
+        &[("POSTHOUSE_PLANTED_BUG", "split-commit"), ("POSTHOUSE_CRASH_POINTS", "40000")],
+    ),
     suite(
         "planted: storage",
         "skipped directory sync, cache believed, sync skipped: each is found",

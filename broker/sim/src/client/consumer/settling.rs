@@ -8,7 +8,7 @@ use posthouse_protocol::{Fence, Offset};
 
 /// A settlement or extension under way.
 #[derive(Debug)]
-pub(super) struct Settling {
+pub(crate) struct Settling {
     pub(super) t0: u64,
     pub(super) what: What,
     pub(super) deliveries: Vec<Taken>,
