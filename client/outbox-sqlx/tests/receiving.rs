@@ -258,7 +258,7 @@ on_each! {
                 break;
             }
         }
-        assert!(dropped > 2, "only {dropped} were dropped");
+        assert!(dropped > 0, "none was dropped");
         drop(consumer);
         let consumer = client.consumer("orders", "quick").await.unwrap();
         let run = inbox.run(consumer, 4, async |tx, delivery| add(tx, "x", delivery).await);

@@ -245,7 +245,7 @@ on_each! {
                 break;
             }
         }
-        assert!(dropped > 2, "only {dropped} were dropped");
+        assert!(dropped > 0, "none was dropped");
         // What goes on by itself is done when all connections are back.
         let mut all = Vec::new();
         for _ in 0..4 {
