@@ -17,6 +17,7 @@ mod publish;
 mod record;
 mod report;
 mod running;
+mod sending;
 mod table;
 
 use std::io;
@@ -63,6 +64,14 @@ enum Scenario {
     Compare(compare::Options),
     /// Publishing against the real broker, beside the bare loop.
     Publish(publish::Options),
+    /// Outbox: the tax of an enqueue on the sender's transaction, on real databases.
+    OutboxTax(sending::Options),
+    /// Outbox: a relay beside a loop of bare SQL that selects and deletes.
+    OutboxDrain(sending::Options),
+    /// Outbox: from commit to consumer, also beside transactions held open and other relays.
+    OutboxLatency(sending::Options),
+    /// Inbox: its tax on a consumer's transaction.
+    InboxTax(sending::Options),
     /// Positioned writes against stores through a mapping.
     MapVsWrite(Common),
 }
@@ -79,8 +88,19 @@ struct Common {
 }
 
 /// Every scenario, as `list` names them.
-const NAMES: [&str; 7] =
-    ["backlog", "bare-loop", "client", "compare", "layout", "map-vs-write", "publish"];
+const NAMES: [&str; 11] = [
+    "backlog",
+    "bare-loop",
+    "client",
+    "compare",
+    "inbox-tax",
+    "layout",
+    "map-vs-write",
+    "outbox-drain",
+    "outbox-latency",
+    "outbox-tax",
+    "publish",
+];
 
 fn main() -> io::Result<()> {
     let cli = Cli::parse();
@@ -114,6 +134,10 @@ fn run(scenario: Scenario) -> io::Result<()> {
         Scenario::Client(options) => client::run(&options),
         Scenario::Compare(options) => compare::run(&options),
         Scenario::Layout(common) => layout::run(&common),
+        Scenario::OutboxTax(options) => sending::tax(&options),
+        Scenario::OutboxDrain(options) => sending::drain(&options),
+        Scenario::OutboxLatency(options) => sending::latency(&options),
+        Scenario::InboxTax(options) => sending::inbox(&options),
         Scenario::MapVsWrite(common) => map_vs_write::run(&common),
         Scenario::Publish(options) => publish::run(&options),
     }

@@ -9,7 +9,7 @@ pub(crate) mod link;
 mod nats;
 mod posthouse;
 mod redis;
-mod service;
+mod server;
 mod stream;
 
 use std::fmt;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::install::{install, version};
 pub(crate) use self::link::{Link, Seen};
-pub(crate) use self::service::Service;
+pub(crate) use self::server::Service;
 
 /// What a receipt promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]

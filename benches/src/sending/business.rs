@@ -1,0 +1,150 @@
+//! The sender's business: an account's balance and an order, in one transaction, with or without a
+//! message in the outbox. The same on every database.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use posthouse_client::Message;
+use tokio::task::JoinSet;
+
+use super::Failed;
+use crate::clock;
+
+/// Accounts, so many that clients rarely meet.
+pub(super) const ACCOUNTS: u64 = 10_000;
+/// The topic of all messages.
+pub(super) const TOPIC: &str = "bench";
+/// Bytes of each message.
+const BODY: usize = 256;
+
+/// A message as it is sent everywhere here; its body starts with `stamp`.
+pub(super) fn message(account: u64, stamp: u64) -> Message {
+    let mut body = vec![b'x'; BODY];
+    if let Some(front) = body.first_chunk_mut() {
+        *front = stamp.to_le_bytes();
+    }
+    Message::new(Bytes::from(body)).key(account.to_le_bytes().to_vec())
+}
+
+/// The stamp of a body.
+pub(super) fn stamp_of(body: &[u8]) -> u64 {
+    body.first_chunk().map_or(0, |front| u64::from_le_bytes(*front))
+}
+
+/// One account after another, in an order that does not favour neighbours.
+pub(super) fn account(step: u64) -> u64 {
+    step.wrapping_mul(7_919) % ACCOUNTS
+}
+
+/// A database with the tables of the business, and an outbox.
+pub(super) trait Business: Clone + Send + Sync + 'static {
+    /// One business transaction, with a message if `stamp` is given.
+    fn perform(
+        &self,
+        step: u64,
+        stamp: Option<u64>,
+    ) -> impl Future<Output = Result<(), Failed>> + Send;
+
+    /// Empties the outbox.
+    fn clear(&self) -> impl Future<Output = Result<(), Failed>> + Send;
+
+    /// Transactions a second of `clients` that perform without pause for `slice`.
+    fn rate(
+        &self,
+        clients: u64,
+        slice: Duration,
+        with_message: bool,
+    ) -> impl Future<Output = Result<f64, Failed>> + Send {
+        let steps = Arc::new(AtomicU64::new(0));
+        async move {
+            let start = clock::now();
+            let mut crew: JoinSet<Result<(), Failed>> = JoinSet::new();
+            for _ in 0..clients {
+                let (this, steps) = (self.clone(), Arc::clone(&steps));
+                crew.spawn(async move {
+                    while start.elapsed() < slice {
+                        let step = steps.fetch_add(1, Ordering::Relaxed);
+                        this.perform(step, with_message.then_some(step)).await?;
+                    }
+                    Ok(())
+                });
+            }
+            while let Some(done) = crew.join_next().await {
+                done??;
+            }
+            Ok(steps.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64())
+        }
+    }
+}
+
+/// The business on one kind of database: the statements differ in their placeholders only.
+macro_rules! business {
+    ($name:ident, $driver:ident, $pool:ty, $begin:expr, $update:literal, $insert:literal) => {
+        #[doc = concat!("The business on ", stringify!($driver), ".")]
+        #[derive(Clone)]
+        pub(super) struct $name {
+            pub(super) pool: $pool,
+            pub(super) outbox: posthouse_outbox_sqlx::$driver::Outbox,
+        }
+
+        impl $name {
+            /// Makes the tables of business and outbox.
+            pub(super) async fn set_up(pool: $pool) -> Result<Self, Failed> {
+                for statement in [
+                    "CREATE TABLE account (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL)",
+                    "CREATE TABLE purchase (account BIGINT NOT NULL, amount BIGINT NOT NULL)",
+                ] {
+                    sqlx::query(statement).execute(&pool).await?;
+                }
+                let mut tx = pool.begin().await?;
+                for id in 0..ACCOUNTS {
+                    let id = i64::try_from(id)?;
+                    let insert =
+                        concat!("INSERT INTO account (id, balance) VALUES (", $insert, ")");
+                    sqlx::query(insert).bind(id).bind(0_i64).execute(&mut *tx).await?;
+                }
+                tx.commit().await?;
+                let outbox = posthouse_outbox_sqlx::$driver::Outbox::new(pool.clone());
+                outbox.install().await?;
+                Ok(Self { pool, outbox })
+            }
+        }
+
+        impl Business for $name {
+            async fn perform(&self, step: u64, stamp: Option<u64>) -> Result<(), Failed> {
+                let account = account(step);
+                let id = i64::try_from(account)?;
+                let mut tx = self.pool.begin_with($begin).await?;
+                let update =
+                    concat!("UPDATE account SET balance = balance + 1 WHERE id = ", $update);
+                sqlx::query(update).bind(id).execute(&mut *tx).await?;
+                let insert =
+                    concat!("INSERT INTO purchase (account, amount) VALUES (", $insert, ")");
+                sqlx::query(insert).bind(id).bind(1_i64).execute(&mut *tx).await?;
+                let bell = match stamp {
+                    Some(stamp) => {
+                        let message = message(account, stamp).to(TOPIC);
+                        Some(self.outbox.enqueue(&mut tx, message).await?)
+                    }
+                    None => None,
+                };
+                tx.commit().await?;
+                if let Some(bell) = bell {
+                    bell.ring();
+                }
+                Ok(())
+            }
+
+            async fn clear(&self) -> Result<(), Failed> {
+                sqlx::query("DELETE FROM posthouse_outbox").execute(&self.pool).await?;
+                Ok(())
+            }
+        }
+    };
+}
+
+business!(OnSqlite, sqlite, sqlx::SqlitePool, "BEGIN IMMEDIATE", "?", "?, ?");
+business!(OnPostgres, postgres, sqlx::PgPool, "BEGIN", "$1", "$1, $2");
+business!(OnMariadb, mysql, sqlx::MySqlPool, "START TRANSACTION", "?", "?, ?");
