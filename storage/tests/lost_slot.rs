@@ -266,7 +266,7 @@ fn version_of_one_slot_is_seen_behind_damage_of_the_other() {
         drop(store);
         let mut encoded = disk.contents(MANIFEST[newer]).unwrap();
         let len = u32::from_le_bytes(encoded[16..20].try_into().unwrap()) as usize;
-        encoded[8] = 2;
+        encoded[8] += 1;
         encoded[12..16].fill(0);
         let crc = crc32fast::hash(&encoded[..len]);
         encoded[12..16].copy_from_slice(&crc.to_le_bytes());
