@@ -5,10 +5,12 @@ use crate::dead::Dead;
 use crate::demo::Demo;
 use crate::exit::Failure;
 use crate::inspect::Inspect;
+use crate::outbox::Outbox;
 use crate::output::Output;
 use crate::producer::Producer;
 use crate::publish::Publish;
 use crate::read::Read;
+use crate::relay::Relay;
 use crate::serve::Serve;
 use crate::subscription::Subscription;
 use crate::topic::Topic;
@@ -23,7 +25,8 @@ The main job, in two terminals:
   posthouse publish orders 'hello' --create
   posthouse consume orders billing --create --count 1
 
-  posthouse demo              shows it with processes that are killed and compared
+  posthouse demo              sends through an SQLite outbox, kills everything, compares
+  posthouse relay             hands over what applications put into their outboxes
 
 Exit codes: 0 done, 1 refused, 2 wrong usage, 3 outcome unknown, 4 not found,
             69 no server, 74 disk failed.";
@@ -61,6 +64,8 @@ enum Command {
     Consume(Consume),
     Read(Read),
     Dead(Dead),
+    Relay(Relay),
+    Outbox(Outbox),
     Inspect(Inspect),
     Demo(Demo),
 }
@@ -86,8 +91,10 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
             Command::Consume(consume) => consume.run(&common, &mut output).await,
             Command::Read(read) => read.run(&common, &mut output).await,
             Command::Dead(dead) => dead.run(&common, &mut output).await,
+            Command::Relay(relay) => relay.run(&common, &mut output).await,
+            Command::Outbox(outbox) => outbox.run(&mut output).await,
             Command::Inspect(inspect) => inspect.run(&mut output),
-            Command::Demo(demo) => demo.run(&mut output).await,
+            Command::Demo(demo) => demo.run(&common, &mut output).await,
         }
     });
     // A thread that still waits for standard input must not keep the command from ending.

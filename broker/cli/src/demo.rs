@@ -1,50 +1,77 @@
 //! `posthouse demo`: the main job told step by step, with real processes that are really killed.
 
 mod evidence;
+mod parts;
 mod process;
 
+use crate::cli::Common;
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
-use crate::output::{Output, counted, grouped};
-use clap::Args;
-use evidence::{Evidence, body};
-use posthouse_client::{Client, Message, Pending, Publisher};
-use process::{BrokerProcess, Site};
+use crate::output::{Output, counted};
+use clap::{Args, ValueEnum};
+use evidence::{Evidence, Files};
+use posthouse_client::Client;
+use process::{BrokerProcess, PartProcess, Site};
 use serde::Serialize;
-use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 const EXAMPLES: &str = "\
 Examples:
   posthouse demo
-  posthouse demo --messages 1000000
+  posthouse demo --messages 100000
 
-Starts brokers in a temporary directory on a free port, kills them with kill -9 while messages
-are on their way, and compares what was accepted with what comes out: counts, and SHA-256 over
-all bodies. Exits 1 if they differ. Leaves nothing behind.";
+A shop sells: each sale and the message about it are one transaction in the shop's SQLite file (an
+outbox). Every tenth sale is rolled back. An office books each message in its own SQLite file (an
+inbox). Shop, office and broker are real processes in a temporary directory, and all three are
+killed with kill -9 in the middle. At the end there must be exactly one booking for each sale that
+was committed and none for one that was not. Exits 1 if that does not hold. Leaves nothing behind.";
 
-const TOPIC: &str = "parcels";
-const SUBSCRIPTION: &str = "couriers";
-/// Messages on their way at a time.
-const AHEAD: usize = 1000;
-/// Kills while publishing.
-const KILLS: u64 = 3;
+const TOPIC: &str = "sales";
+const SUBSCRIPTION: &str = "office";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks at the files.
+const LOOK: Duration = Duration::from_millis(3);
+/// Longest time without any progress.
+const STALL: Duration = Duration::from_secs(60);
 
-/// Show the main job step by step: publish, kill -9, consume, compare; exits 1 on a difference
+/// Show the main job: sell through an SQLite outbox, kill -9 everything, one effect each, or exit 1
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Demo {
-    /// How many messages to send
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..=100_000_000))]
+    /// How many sales to try
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
     messages: u64,
+
+    /// Be one of the processes of the demo
+    #[arg(long, hide = true, requires = "folder")]
+    part: Option<Part>,
+
+    /// Where the demo's files are
+    #[arg(long, hide = true)]
+    folder: Option<PathBuf>,
+}
+
+/// The processes beside the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Shop,
+    Office,
 }
 
 impl Demo {
-    pub(crate) async fn run(self, output: &mut Output) -> Result<(), Failure> {
+    pub(crate) async fn run(self, common: &Common, output: &mut Output) -> Result<(), Failure> {
+        if let (Some(part), Some(folder)) = (self.part, self.folder) {
+            let files = Files::of(&folder);
+            return match part {
+                Part::Shop => parts::shop(&common.server, &files, self.messages).await,
+                Part::Office => parts::office(&common.server, &files).await,
+            };
+        }
         let mut interrupt = Interrupt::new()?;
-        // Dropped, the broker is killed and the directory removed.
+        // Dropped, the processes are killed and the directory removed.
         tokio::select! {
             done = Story::new(self.messages, output)?.tell() => done,
             _ = interrupt.next() => Err(Failure::refused("interrupted")),
@@ -57,7 +84,15 @@ struct Story<'a> {
     output: &'a mut Output,
     messages: u64,
     site: Site,
+    files: Files,
     step: u32,
+}
+
+/// What runs.
+struct Cast {
+    broker: BrokerProcess,
+    shop: PartProcess,
+    office: PartProcess,
 }
 
 #[derive(Serialize)]
@@ -68,7 +103,10 @@ struct Step<'a> {
 
 impl<'a> Story<'a> {
     fn new(messages: u64, output: &'a mut Output) -> Result<Self, Failure> {
-        Ok(Self { output, messages, site: Site::new()?, step: 0 })
+        let site = Site::new()?;
+        let files = Files::of(site.folder());
+        files.make()?;
+        Ok(Self { output, messages, site, files, step: 0 })
     }
 
     fn say(&mut self, text: &str) -> Result<(), Failure> {
@@ -79,150 +117,183 @@ impl<'a> Story<'a> {
     }
 
     async fn tell(mut self) -> Result<(), Failure> {
-        let broker = self.start("Started a broker")?;
+        let broker = self.site.start()?;
+        self.say(&format!("Started a broker: process {}, {}", broker.id(), broker.address()))?;
         let client = connect(broker.address()).await?;
         client.admin().ensure_topic(TOPIC).await?;
         client.admin().ensure_subscription(TOPIC, SUBSCRIPTION).await?;
-        self.say(&format!("Created topic {TOPIC} (synced: a receipt means on disk) and subscription {SUBSCRIPTION}"))?;
-        let mut accepted = Evidence::default();
-        let broker = self.publish(&client, broker, &mut accepted).await?;
-        let mut consumed = Evidence::default();
-        let broker = self.consume(&client, broker, &mut consumed).await?;
+        let cast = self.raise_the_curtain(broker)?;
+        let cast = self.kill_them_all(cast).await?;
+        let broker = self.run_to_the_end(&client, cast).await?;
+        let handed_over = client.admin().describe_topic(TOPIC).await?.end.0;
         client.close(CLOSE_TIMEOUT).await;
-        let code = broker.stop()?;
-        self.say(&format!("Stopped the broker with SIGTERM; it exited with {code}"))?;
-        self.compare(&accepted, &consumed)
+        broker.stop()?;
+        self.compare(handed_over)
     }
 
-    fn start(&mut self, what: &str) -> Result<BrokerProcess, Failure> {
-        let broker = self.site.start()?;
-        self.say(&format!("{what}: process {}, {}", broker.id(), broker.address()))?;
-        Ok(broker)
+    fn raise_the_curtain(&mut self, broker: BrokerProcess) -> Result<Cast, Failure> {
+        let shop = self.site.play(Part::Shop, self.messages)?;
+        let office = self.site.play(Part::Office, self.messages)?;
+        self.say(&format!(
+            "Started a shop (process {}): a sale and its message are one transaction in its SQLite file",
+            shop.id()
+        ))?;
+        self.say(&format!(
+            "Started an office (process {}): it books each message in an SQLite file of its own",
+            office.id()
+        ))?;
+        Ok(Cast { broker, shop, office })
     }
 
-    /// Publishes everything and kills the broker now and then.
-    async fn publish(
+    /// Lets each of them die in the middle of its work.
+    async fn kill_them_all(&mut self, mut cast: Cast) -> Result<Cast, Failure> {
+        let quarter = self.messages / 4;
+        self.until(&mut cast, |files| Ok(files.sold()? >= quarter)).await?;
+        cast.shop.kill()?;
+        let (sold, waiting) = (self.files.sold()?, self.files.waiting()?);
+        self.say(&format!(
+            "kill -9 the shop: {} committed, {} not handed over yet",
+            counted(sold, "sale"),
+            counted(waiting, "message")
+        ))?;
+        cast.shop = self.site.play(Part::Shop, self.messages)?;
+        self.say(&format!("Started it again: process {}", cast.shop.id()))?;
+
+        self.until(&mut cast, |files| Ok(files.sold()? >= 2 * quarter)).await?;
+        cast.broker.kill()?;
+        cast.broker = self.site.start()?;
+        self.say(&format!(
+            "kill -9 the broker and started it again: process {}; the shop goes on selling",
+            cast.broker.id()
+        ))?;
+
+        self.until(&mut cast, |files| Ok(files.booked()? >= quarter)).await?;
+        cast.office.kill()?;
+        let booked = counted(self.files.booked()?, "booking");
+        cast.office = self.site.play(Part::Office, self.messages)?;
+        self.say(&format!(
+            "kill -9 the office after {booked}; started it again: process {}",
+            cast.office.id()
+        ))?;
+        Ok(cast)
+    }
+
+    async fn run_to_the_end(
         &mut self,
         client: &Client,
-        mut broker: BrokerProcess,
-        accepted: &mut Evidence,
+        mut cast: Cast,
     ) -> Result<BrokerProcess, Failure> {
-        let publisher = client.publisher(TOPIC).timeout(Duration::from_secs(120)).await?;
-        let mut sending = Sending { publisher, waiting: VecDeque::new(), next: 0 };
-        for kill in 1..=KILLS {
-            let until = self.messages * kill / (KILLS + 1);
-            sending.until_accepted(until, self.messages, accepted).await?;
-            let on_the_way = sending.waiting.len() as u64;
-            broker.kill()?;
-            self.say(&format!(
-                "kill -9 after {} and with {} on the way",
-                counted(accepted.count(), "receipt"),
-                grouped(on_the_way),
-            ))?;
-            broker = self.start("Started it again; the publisher goes on by itself")?;
-        }
-        sending.until_accepted(self.messages, self.messages, accepted).await?;
-        self.say(&format!("Published {} in all; each has its receipt", grouped(accepted.count())))?;
-        Ok(broker)
-    }
-
-    /// Takes everything, with a kill in the middle.
-    async fn consume(
-        &mut self,
-        client: &Client,
-        mut broker: BrokerProcess,
-        consumed: &mut Evidence,
-    ) -> Result<BrokerProcess, Failure> {
-        take(client, self.messages / 2, consumed).await?;
-        broker.kill()?;
-        self.say(&format!(
-            "kill -9 after {} taken and acknowledged",
-            counted(consumed.count(), "message")
-        ))?;
-        broker = self.start("Started it again")?;
-        take(client, self.messages - consumed.count(), consumed).await?;
-        let left = client.admin().describe_subscription(TOPIC, SUBSCRIPTION).await?.backlog;
-        self.say(&format!(
-            "Took and acknowledged the rest; {} waiting, {} taken in all",
-            grouped(left),
-            grouped(consumed.count())
-        ))?;
-        if left > 0 {
-            return Err(Failure::refused(format_args!("{left} messages are left over")));
-        }
-        Ok(broker)
-    }
-
-    fn compare(&mut self, accepted: &Evidence, consumed: &Evidence) -> Result<(), Failure> {
-        for (what, evidence) in [("accepted", accepted), ("consumed", consumed)] {
-            self.say(&format!(
-                "{what} {}, SHA-256 of all bodies {}",
-                counted(evidence.count(), "message"),
-                evidence.digest(),
-            ))?;
-        }
-        if accepted.digest() != consumed.digest() || accepted.count() != consumed.count() {
-            return Err(Failure::refused("what was consumed is not what was accepted"));
-        }
-        self.say("The same: nothing lost, nothing doubled, nothing changed, nothing out of order")
-    }
-}
-
-/// A publisher and what it waits for.
-struct Sending {
-    publisher: Publisher,
-    waiting: VecDeque<(u64, Pending)>,
-    next: u64,
-}
-
-impl Sending {
-    /// Sends until so many have their receipt, keeping more on the way.
-    async fn until_accepted(
-        &mut self,
-        until: u64,
-        messages: u64,
-        accepted: &mut Evidence,
-    ) -> Result<(), Failure> {
-        while accepted.count() < until {
-            while self.next < messages && self.waiting.len() < AHEAD {
-                let pending = self.publisher.submit(Message::new(body(self.next))).await?;
-                self.waiting.push_back((self.next, pending));
-                self.next += 1;
+        // The shop ends by itself once everything is handed over.
+        let mut shop_ended = false;
+        let mut watch = Watch::new();
+        loop {
+            shop_ended = shop_ended || cast.shop.has_ended()?;
+            let subscription = client.admin().describe_subscription(TOPIC, SUBSCRIPTION).await?;
+            if shop_ended && subscription.backlog == 0 {
+                break;
             }
-            let Some((number, pending)) = self.waiting.pop_front() else {
-                return Ok(());
-            };
-            pending.await?;
-            accepted.add(&body(number));
+            cast.office.expect_alive()?;
+            watch.look(&self.files)?;
+            sleep(LOOK).await;
+        }
+        cast.office.stop()?;
+        self.say("The shop has nothing left to hand over, and the office nothing left to book")?;
+        Ok(cast.broker)
+    }
+
+    /// Waits, as long as something moves.
+    async fn until(
+        &self,
+        cast: &mut Cast,
+        done: impl Fn(&Files) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let mut watch = Watch::new();
+        while !done(&self.files)? {
+            cast.office.expect_alive()?;
+            watch.look(&self.files)?;
+            sleep(LOOK).await;
         }
         Ok(())
     }
+
+    fn compare(&mut self, handed_over: u64) -> Result<(), Failure> {
+        let (sales, bookings) = (self.files.sales()?, self.files.bookings()?);
+        self.say(&format!(
+            "{} committed; {} handed over; {} made",
+            counted(sales.count(), "sale"),
+            counted(handed_over, "message"),
+            counted(bookings.count(), "booking")
+        ))?;
+        self.say(&format!("sales     SHA-256 {}", sales.digest()))?;
+        self.say(&format!("bookings  SHA-256 {}", bookings.digest()))?;
+        judge(&sales, handed_over, &bookings)?;
+        self.say("Exactly one effect for each committed sale, none for a rolled-back one")
+    }
 }
 
-/// Takes so many messages and waits until each acknowledgement is confirmed.
-async fn take(client: &Client, count: u64, consumed: &mut Evidence) -> Result<(), Failure> {
-    let mut consumer = client.consumer(TOPIC, SUBSCRIPTION).await?;
-    let mut confirming = VecDeque::new();
-    for _ in 0..count {
-        let Some(delivery) = consumer.next().await else {
-            return Err(Failure::refused("the client was closed"));
-        };
-        let delivery = delivery?;
-        consumed.add(delivery.body());
-        confirming.push_back(delivery.ack());
-        if confirming.len() > AHEAD
-            && let Some(first) = confirming.pop_front()
-        {
-            first.await.map_err(Failure::refused)?;
-        }
+/// Whether the claim holds.
+fn judge(sales: &Evidence, handed_over: u64, bookings: &Evidence) -> Result<(), Failure> {
+    let wrong = |text: &str| Err(Failure::refused(format_args!("the claim does not hold: {text}")));
+    if sales.has_rolled_back() || bookings.has_rolled_back() {
+        return wrong("a sale that was rolled back is there");
     }
-    for settlement in confirming {
-        settlement.await.map_err(Failure::refused)?;
+    if handed_over != sales.count() {
+        return wrong("not every sale's message was handed over exactly once");
+    }
+    if sales.digest() != bookings.digest() || sales.count() != bookings.count() {
+        return wrong("the bookings are not the sales");
     }
     Ok(())
+}
+
+/// Notices when nothing moves any more.
+struct Watch {
+    seen: [u64; 2],
+    since: Instant,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self { seen: [0; 2], since: Instant::now() }
+    }
+
+    fn look(&mut self, files: &Files) -> Result<(), Failure> {
+        let now = [files.sold()?, files.booked()?];
+        if now != self.seen {
+            *self = Self { seen: now, since: Instant::now() };
+        }
+        if self.since.elapsed() < STALL {
+            return Ok(());
+        }
+        let [sold, booked] = now;
+        let text = format_args!("nothing moves any more: {sold} sales, {booked} bookings");
+        Err(Failure::refused(text))
+    }
 }
 
 async fn connect(address: &str) -> Result<Client, Failure> {
     let builder = Client::builder().server(address).name("posthouse demo");
     Ok(builder.connect_timeout(CONNECT_TIMEOUT).connect().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claim_fails_on_every_difference() {
+        let of = |numbers: &[u64]| {
+            let mut evidence = Evidence::default();
+            numbers.iter().for_each(|number| evidence.add(*number, b"x"));
+            evidence
+        };
+        let sales = of(&[0, 1, 2]);
+        assert_eq!(judge(&sales, 3, &of(&[0, 1, 2])), Ok(()));
+        for (handed_over, bookings) in
+            [(3, of(&[0, 1])), (3, of(&[0, 1, 2, 2])), (3, of(&[0, 1, 3])), (4, of(&[0, 1, 2]))]
+        {
+            assert!(judge(&sales, handed_over, &bookings).is_err());
+        }
+        assert!(judge(&of(&[9]), 1, &of(&[9])).is_err(), "that one was rolled back");
+    }
 }

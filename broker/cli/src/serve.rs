@@ -124,7 +124,7 @@ fn ended(code: u8, text: impl std::fmt::Display) -> Failure {
     Failure::new(code, text)
 }
 
-fn log_to_stderr(level: LogLevel, format: LogFormat) {
+pub(crate) fn log_to_stderr(level: LogLevel, format: LogFormat) {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,

@@ -255,6 +255,10 @@ fn help_teaches_by_example() {
         &["dead", "redrive", "--help"],
         &["inspect", "--help"],
         &["demo", "--help"],
+        &["relay", "--help"],
+        &["outbox", "--help"],
+        &["outbox", "install", "--help"],
+        &["outbox", "parked", "--help"],
     ] {
         let help = ok("nowhere:1", command);
         let examples = help.split("posthouse ").count();

@@ -1,4 +1,4 @@
-//! The examples of the client crate run as they are, against the real broker.
+//! The examples run as they are, against the real broker.
 
 #[expect(dead_code, reason = "each test uses a part of it")]
 mod support;
@@ -10,15 +10,16 @@ use support::broker::Site;
 fn examples_run_against_a_broker() {
     let mut site = Site::new(&[]);
     let broker = site.start();
-    for (example, said) in [
-        ("hello", "received hello, world"),
-        ("work_queue", ""),
-        ("stream", ""),
-        ("commit", "committed 2 messages"),
+    for (package, example, said) in [
+        ("posthouse-client", "hello", "received hello, world"),
+        ("posthouse-client", "work_queue", ""),
+        ("posthouse-client", "stream", ""),
+        ("posthouse-client", "commit", "committed 2 messages"),
+        ("posthouse-outbox-rusqlite", "outbox_sqlite", "to be billed: a lamp for Ben"),
     ] {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            .args(["run", "--quiet", "--locked", "-p", "posthouse-client", "--example", example])
+            .args(["run", "--quiet", "--locked", "-p", package, "--example", example])
             .env("POSTHOUSE_SERVER", broker.address())
             .output()
             .expect("cargo is there: it runs this test");

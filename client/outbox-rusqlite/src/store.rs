@@ -12,7 +12,9 @@ use std::time::Duration;
 
 /// The [`Store`] of an SQLite database: one connection, on one thread, which ends with it.
 ///
-/// A call that is given up is carried out to its end all the same, before the next one.
+/// A call that is given up is carried out to its end all the same, before the next one. Dropping the
+/// store waits for that, 5 s at most if another writer is in the way, and closes the connection: a
+/// relay that was shut down has left the file alone.
 #[derive(Debug)]
 pub struct SqliteStore {
     worker: Worker,
@@ -30,6 +32,12 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         let tables = self.tables.clone();
         Ok(self.worker.call(move |connection| work(&tables, connection)).await?)
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.worker.end();
     }
 }
 

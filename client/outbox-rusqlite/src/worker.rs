@@ -5,6 +5,7 @@ use crate::error::Error;
 use rusqlite::Connection;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
 /// Jobs that may wait; whoever has one more waits for room.
@@ -15,6 +16,7 @@ type Job = Box<dyn FnOnce(&mut Slot) + Send>;
 /// A thread with a connection, which is opened by the first job that needs it. Both end with this.
 pub(crate) struct Worker {
     jobs: Result<mpsc::Sender<Job>, String>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl fmt::Debug for Worker {
@@ -40,7 +42,20 @@ impl Worker {
                 job(&mut slot);
             }
         });
-        Self { jobs: started.map(|_| jobs).map_err(|error| format!("no thread: {error}")) }
+        match started {
+            Ok(thread) => Self { jobs: Ok(jobs), thread: Some(thread) },
+            Err(error) => Self { jobs: Err(format!("no thread: {error}")), thread: None },
+        }
+    }
+
+    /// Takes no more jobs, and waits until those that were taken are done and the connection is
+    /// closed: then nobody of us has the file open.
+    pub(crate) fn end(&mut self) {
+        self.jobs = Err("it has ended".to_owned());
+        if let Some(thread) = self.thread.take() {
+            // Jobs catch their panics.
+            drop(thread.join());
+        }
     }
 
     /// Runs `work` on the thread, after what was asked for before.

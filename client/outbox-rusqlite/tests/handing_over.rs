@@ -20,10 +20,14 @@ const PAUSE: Duration = Duration::from_millis(5);
 async fn committed_messages_arrive_once_and_in_order_through_relay_restarts() {
     let (_broker, client) = broker().await;
     let shop = Shop::new();
+    let (go_on, slow_down) = std::sync::mpsc::sync_channel(1);
     let sender = {
         let (outbox, mut db) = (shop.outbox.clone(), shop.connect());
         std::thread::spawn(move || {
             for number in 0..600 {
+                if number % 100 == 0 {
+                    slow_down.recv().unwrap();
+                }
                 let sent = outbox.transaction(&mut db, |_, out| {
                     out.send(Message::new(number.to_string()).key("k").to("orders"));
                     if number % 3 == 2 { Err("rolled back") } else { Ok(()) }
@@ -34,11 +38,16 @@ async fn committed_messages_arrive_once_and_in_order_through_relay_restarts() {
         })
     };
     let mut handed_over = 0;
+    let mut relays = 0;
     while !sender.is_finished() {
+        let _: Result<(), _> = go_on.try_send(());
         let relay = shop.outbox.relay(&client).batch(7).spawn();
-        sleep(Duration::from_millis(20)).await;
+        while relay.stats().rows == 0 && !sender.is_finished() {
+            sleep(PAUSE).await;
+        }
         handed_over += relay.stats().rows;
         relay.shutdown().await.unwrap();
+        relays += 1;
     }
     sender.join().unwrap();
     let relay = shop.outbox.relay(&client).spawn();
@@ -47,7 +56,7 @@ async fn committed_messages_arrive_once_and_in_order_through_relay_restarts() {
 
     let expected: Vec<_> = (0..600).filter(|it| it % 3 != 2).map(|it| it.to_string()).collect();
     assert_eq!(topic(&client, "orders").await, expected);
-    assert!(handed_over > 0, "relays ended in the middle");
+    assert!(relays > 3 && handed_over > 0, "{relays} relays ended in the middle");
 }
 
 #[tokio::test]

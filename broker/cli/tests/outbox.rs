@@ -1,0 +1,153 @@
+//! `posthouse outbox` and `posthouse relay` with a real broker and a real SQLite file.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod support;
+
+use rusqlite::Connection;
+use rustix::process::Signal;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use support::PATIENCE;
+use support::broker::Site;
+use support::command::{command, object, ok, run, send, stderr, text, wait};
+
+/// A relay process that has said that it started.
+struct Relay {
+    child: std::process::Child,
+    log: BufReader<std::process::ChildStderr>,
+    said: String,
+}
+
+impl Relay {
+    fn start(server: &str, database: &str) -> Self {
+        let mut child = command(server, &["relay", "--database", database]).spawn().unwrap();
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        assert_eq!(first.trim(), format!("posthouse relay started for {database}"));
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Self { child, log, said: String::new() }
+    }
+
+    /// Reads its log until a line has this in it.
+    fn until(&mut self, expected: &str) {
+        loop {
+            let before = self.said.len();
+            assert!(self.log.read_line(&mut self.said).unwrap() > 0, "it ended:\n{}", self.said);
+            if self.said.get(before..).is_some_and(|line| line.contains(expected)) {
+                return;
+            }
+        }
+    }
+
+    fn stop(mut self) -> Option<i32> {
+        send(&self.child, Signal::TERM);
+        wait(&mut self.child, "posthouse relay").code()
+    }
+}
+
+#[test]
+fn message_inserted_by_sql_is_handed_over_by_the_relay_that_works() {
+    let mut site = Site::new(&[]);
+    let broker = site.start();
+    let server = broker.address();
+    let file = site.path("shop.db");
+    let database = format!("sqlite:{}", text(&file));
+    ok(server, &["topic", "create", "orders"]);
+    let installed = ok("nowhere:1", &["outbox", "install", "--database", &database]);
+    assert!(installed.contains("the tables are there"), "{installed}");
+    ok("nowhere:1", &["outbox", "install", "--database", &database]);
+
+    let mut first = Relay::start(server, &database);
+    first.until("active");
+    let mut second = Relay::start(server, &database);
+    second.until("standing by");
+    insert(&file, "orders", "a lamp");
+    let wanted = &["consume", "orders", "s", "--create", "--count", "1"];
+    assert_eq!(ok(server, wanted), "a lamp\n");
+
+    assert_eq!(first.stop(), Some(0));
+    second.until("active");
+    insert(&file, "orders", "a chair");
+    assert_eq!(ok(server, wanted), "a chair\n");
+    assert_eq!(second.stop(), Some(0));
+    let status = object("nowhere:1", &["outbox", "status", "--database", &database]);
+    assert_eq!(status["waiting"], 0, "{status}");
+    assert_eq!(status["relay"], serde_json::Value::Null, "the lease was given back");
+    assert_eq!(ok(server, &["read", "orders"]), "", "each was handed over once");
+}
+
+#[test]
+fn refused_message_is_parked_listed_and_comes_back() {
+    let mut site = Site::new(&[]);
+    let broker = site.start();
+    let server = broker.address();
+    let file = site.path("shop.db");
+    let database = format!("sqlite://{}", text(&file));
+    let parked = |arguments: &[&str]| {
+        let mut all = vec!["outbox", "parked"];
+        all.extend(arguments);
+        all.extend(["--database", &database]);
+        run("nowhere:1", &all)
+    };
+    ok("nowhere:1", &["outbox", "install", "--database", &database]);
+    insert(&file, "nowhere", "1");
+    insert(&file, "nowhere", "2");
+    let mut relay = Relay::start(server, &database);
+    relay.until("set aside");
+    let status = || object("nowhere:1", &["outbox", "status", "--database", &database]);
+    while status()["parked"] != 2 {}
+
+    let listed = parked(&["list"]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert!(listed.contains("NOT_FOUND"), "{listed}");
+    assert_eq!(parked(&["discard", "1"]).status.code(), Some(0));
+    assert_eq!(parked(&["redrive", "77"]).status.code(), Some(4), "there is no such number");
+    assert_eq!(parked(&["redrive"]).status.code(), Some(2), "which?");
+    ok(server, &["topic", "create", "nowhere"]);
+    ok(server, &["subscription", "create", "nowhere", "s"]);
+    assert_eq!(parked(&["redrive", "--all"]).status.code(), Some(0));
+    assert_eq!(ok(server, &["consume", "nowhere", "s", "--count", "1"]), "2\n");
+    assert_eq!(relay.stop(), Some(0));
+}
+
+#[test]
+fn what_an_operator_has_to_do_is_said() {
+    let mut site = Site::new(&[]);
+    let broker = site.start();
+    let server = broker.address();
+    let file = site.path("shop.db");
+    let database = format!("sqlite:{}", text(&file));
+    let said = |server: &str, arguments: &[&str], code: i32, expected: &str| {
+        let output = run(server, arguments);
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+        assert!(error.contains(expected), "{arguments:?} said {error}");
+    };
+    let relay = ["relay", "--database", &database];
+    said(server, &relay, 1, "shop.db");
+    Connection::open(&file).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    said(server, &relay, 4, "posthouse outbox install");
+    said(server, &["outbox", "status", "--database", &database], 4, "posthouse outbox install");
+    said(server, &["relay", "--database", "shop.db"], 2, "sqlite:PATH");
+    ok("nowhere:1", &["outbox", "install", "--database", &database]);
+    let missing = format!("unix:{}", text(&site.path("no-such-socket")));
+    said(&missing, &relay, 69, "posthouse serve");
+
+    let copy = site.path("copy.db");
+    let into = format!("VACUUM INTO '{}'", text(&copy));
+    Connection::open(&file).unwrap().execute_batch(&into).unwrap();
+    let copied = format!("sqlite:{}", text(&copy));
+    said(server, &["relay", "--database", &copied], 1, "--adopt");
+    let status = ok("nowhere:1", &["outbox", "status", "--database", &copied]);
+    assert!(status.contains("--adopt"), "{status}");
+}
+
+fn insert(file: &Path, topic: &str, body: &str) {
+    let db = Connection::open(file).unwrap();
+    db.busy_timeout(PATIENCE).unwrap();
+    let insert = "INSERT INTO posthouse_outbox (topic, body) VALUES (?1, ?2)";
+    db.execute(insert, [topic, body]).unwrap();
+}
