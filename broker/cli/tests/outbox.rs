@@ -5,6 +5,7 @@
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
 
+use posthouse_databases::{MariaDb, Postgres};
 use rusqlite::Connection;
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader};
@@ -17,17 +18,23 @@ use support::command::{command, object, ok, run, send, stderr, text, wait};
 struct Relay {
     child: std::process::Child,
     log: BufReader<std::process::ChildStderr>,
+    first: String,
     said: String,
 }
 
 impl Relay {
     fn start(server: &str, database: &str) -> Self {
+        let relay = Self::spawn(server, database);
+        assert_eq!(relay.first, format!("posthouse relay started for {database}\n"));
+        relay
+    }
+
+    fn spawn(server: &str, database: &str) -> Self {
         let mut child = command(server, &["relay", "--database", database]).spawn().unwrap();
         let mut first = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
-        assert_eq!(first.trim(), format!("posthouse relay started for {database}"));
         let log = BufReader::new(child.stderr.take().unwrap());
-        Self { child, log, said: String::new() }
+        Self { child, log, first, said: String::new() }
     }
 
     /// Reads its log until a line has this in it.
@@ -143,6 +150,39 @@ fn what_an_operator_has_to_do_is_said() {
     said(server, &["relay", "--database", &copied], 1, "--adopt");
     let status = ok("nowhere:1", &["outbox", "status", "--database", &copied]);
     assert!(status.contains("--adopt"), "{status}");
+}
+
+#[test]
+fn postgresql_and_mariadb_are_relayed_alike() {
+    let (postgres, mariadb) = (Postgres::shared(), MariaDb::shared());
+    let (one, other) = (postgres.create_database().unwrap(), mariadb.create_database().unwrap());
+    let mut site = Site::new(&[]);
+    let broker = site.start();
+    let server = broker.address();
+    ok(server, &["topic", "create", "orders"]);
+    let insert = "INSERT INTO posthouse_outbox (topic, body) VALUES ('orders', 'a lamp')";
+    let refused = "INSERT INTO posthouse_outbox (topic, body) VALUES ('nowhere', 'x')";
+    for (url, is_postgres) in [(one.url(), true), (other.url(), false)] {
+        ok("nowhere:1", &["outbox", "install", "--database", url]);
+        let sql = |text: &str| match is_postgres {
+            true => postgres.sql(one.name(), text).unwrap(),
+            false => mariadb.sql(other.name(), text).unwrap(),
+        };
+        sql(insert);
+        sql(refused);
+        let mut relay = Relay::spawn(server, url);
+        relay.until("active");
+        let wanted = &["consume", "orders", "s", "--create", "--count", "1"];
+        assert_eq!(ok(server, wanted), "a lamp\n");
+        relay.until("set aside");
+        assert_eq!(relay.stop(), Some(0));
+        let status = object("nowhere:1", &["outbox", "status", "--database", url]);
+        assert_eq!((&status["waiting"], &status["parked"]), (&0.into(), &1.into()), "{status}");
+        assert_eq!(status["relay"], serde_json::Value::Null);
+        assert_eq!(status["is_copy"], false);
+        let listed = ok("nowhere:1", &["outbox", "parked", "list", "--database", url]);
+        assert!(listed.contains("nowhere") && listed.contains("NOT_FOUND"), "{listed}");
+    }
 }
 
 fn insert(file: &Path, topic: &str, body: &str) {
