@@ -6,7 +6,7 @@ use posthouse_databases::{MariaDb, Postgres};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
-use sqlx::{MySqlPool, PgPool, SqlitePool};
+use sqlx::{ConnectOptions as _, Connection as _, MySqlPool, PgPool, SqlitePool};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -38,10 +38,13 @@ pub(crate) async fn bodies(consumer: &mut Consumer, count: usize) -> Vec<String>
 /// Waits until no session of the pool's database is in a transaction.
 macro_rules! idle {
     ($pool:ty, $sql:literal) => {
-        pub(crate) async fn idle(observer: &$pool) {
+        pub(crate) async fn idle(pool: &$pool) {
+            // Not one of the pool's own connections: that could be the one in a transaction.
+            let options = (*pool.connect_options()).clone();
+            let mut observer = options.connect().await.unwrap();
             let deadline = tokio::time::Instant::now() + SECONDS;
             loop {
-                let open: i64 = sqlx::query_scalar($sql).fetch_one(observer).await.unwrap();
+                let open: i64 = sqlx::query_scalar($sql).fetch_one(&mut observer).await.unwrap();
                 if open == 0 {
                     return;
                 }
@@ -88,7 +91,9 @@ pub(crate) mod sqlite {
     use super::*;
 
     /// Begins to write, which waits five seconds at most for one that writes.
-    pub(crate) async fn idle(observer: &SqlitePool) {
+    pub(crate) async fn idle(pool: &SqlitePool) {
+        let options = (*pool.connect_options()).clone();
+        let mut observer = options.connect().await.unwrap();
         let tx = observer.begin_with("BEGIN IMMEDIATE").await.unwrap();
         tx.rollback().await.unwrap();
     }
