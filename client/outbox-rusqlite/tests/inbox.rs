@@ -50,6 +50,9 @@ async fn failure_and_panic_roll_back_and_the_message_comes_again() {
     let count = Arc::clone(&failed);
     let handler = move |tx: &Transaction<'_>, delivery: &Delivery| {
         note(tx, delivery).map_err(Failure::from)?;
+        let attempt =
+            format!("UPDATE orders SET text = {0} WHERE text IS NULL", delivery.attempt().0);
+        tx.execute(&attempt, []).map_err(Failure::from)?;
         match (delivery.body().as_ref(), delivery.attempt().0) {
             (b"2", 0) => {
                 count.fetch_add(1, Ordering::Relaxed);
@@ -69,6 +72,9 @@ async fn failure_and_panic_roll_back_and_the_message_comes_again() {
     done.sort_unstable();
     assert_eq!(done, [1, 2, 3]);
     assert_eq!(failed.load(Ordering::Relaxed), 2);
+    let later = "SELECT count(*) FROM orders WHERE number > 1 AND text = '1'";
+    let later: i64 = shop.connect().query_row(later, [], |row| row.get(0)).unwrap();
+    assert_eq!(later, 2, "what failed left nothing: these are of the second attempts");
 }
 
 #[tokio::test]
