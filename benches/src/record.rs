@@ -147,7 +147,7 @@ pub(crate) fn write(path: &Path) -> io::Result<()> {
     fs::write(path, serde_json::to_string_pretty(&run)? + "\n")
 }
 
-/// Reads a file that [`write`] has written.
+/// Reads a file that [`write()`] has written.
 pub(crate) fn read(path: &Path) -> io::Result<Run> {
     let text = fs::read_to_string(path)
         .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
