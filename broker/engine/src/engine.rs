@@ -62,7 +62,8 @@ impl Engine {
         match input {
             Input::Start { epoch, clean, damaged } => {
                 let skips = context.state.skips_of(epoch, damaged);
-                volatile.start(context, Started { epoch, clean, skips });
+                let lost = context.state.lost;
+                volatile.start(context, Started { epoch, clean, skips, lost });
             }
             Input::Request { connection, correlation, request, batch } => {
                 let client = Client { connection, correlation };

@@ -25,6 +25,9 @@ wire_struct! {
         /// Not 0 if frames may have been lost that counted: then every partition skips so many times
         /// 2^32 offsets, and each kind of id so many times 2^20.
         pub skips: u32,
+        /// How many lost frames the skips are for. Whatever else is lost before this, no start has
+        /// known of yet.
+        pub lost: u64,
     }
 
     /// A topic was made.

@@ -46,8 +46,10 @@ pub struct State {
     pub(crate) last_ids: LastIds,
     /// Whether frames were ever lost: what does not fit since then may be their fault.
     pub(crate) is_lossy: bool,
-    /// How many were lost since the last start that made skips for them.
+    /// How many were lost of which no start has known.
     pub(crate) lost: u64,
+    /// Skips that may have been made by starts that are lost, and that no start has known of.
+    pub(crate) owed: u64,
 }
 
 posthouse_protocol::wire_struct! {

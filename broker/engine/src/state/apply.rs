@@ -92,10 +92,11 @@ impl State {
         if event.epoch <= self.start_epoch {
             return Err(Conflict::Repeated);
         }
+        let epochs = u64::from(event.epoch.0.saturating_sub(self.start_epoch.0));
         self.start_epoch = event.epoch;
+        self.explain(epochs, event.lost);
         let is_damaged = event.skips > 0;
         if is_damaged {
-            self.lost = 0;
             self.skip_ids(event.skips);
         } else if event.clean {
             return Ok(());

@@ -1,7 +1,7 @@
 //! The state as bytes: the body of a checkpoint.
 //!
 //! ```text
-//! version u8 | index | start_epoch | last ids | is_lossy u8 | lost
+//! version u8 | index | start_epoch | last ids | is_lossy u8 | lost | owed
 //! topics | partitions | subscriptions | producers, each: varint count, then entries by ascending id
 //! ```
 //!
@@ -35,6 +35,7 @@ impl State {
         self.last_ids.encode(out);
         self.is_lossy.encode(out);
         self.lost.encode(out);
+        self.owed.encode(out);
         put_all(out, self.topics.values(), |topic, out| topic.encode(out));
         put_all(out, self.partitions.values(), |partition, out| partition.encode(out));
         put_all(out, self.subscriptions.values(), |subscription, out| subscription.encode(out));
@@ -59,6 +60,7 @@ impl State {
             last_ids: LastIds::decode(&mut source, "state.last_ids")?,
             is_lossy: bool::decode(&mut source, "state.is_lossy")?,
             lost: u64::decode(&mut source, "state.lost")?,
+            owed: u64::decode(&mut source, "state.owed")?,
             ..Self::default()
         };
         state.topics = take_all(&mut source, "state.topics", Topic::decode, |topic| topic.id)?;

@@ -35,8 +35,16 @@ impl State {
             return 0;
         }
         // Each lost frame may have been a start that skipped, too.
-        let of_starts = starts.min(self.lost.saturating_add(1)).max(1);
+        let of_starts = starts.saturating_add(self.owed).min(self.lost.saturating_add(1)).max(1);
         u32::try_from(of_starts + self.lost / FRAMES_PER_SKIP).unwrap_or(u32::MAX)
+    }
+
+    /// A start `epochs` after the one before has made skips for `known` lost frames. Damage found
+    /// later is not among them: the next start must make skips for it.
+    pub(super) fn explain(&mut self, epochs: u64, known: u64) {
+        self.lost = self.lost.saturating_sub(known);
+        let lost_starts = epochs.min(self.lost.saturating_add(1));
+        self.owed = if self.lost == 0 { 0 } else { self.owed.saturating_add(lost_starts) };
     }
 
     /// Passes over ids that lost frames may have given.

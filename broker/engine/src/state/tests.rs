@@ -126,7 +126,7 @@ fn events_that_do_not_fit_are_refused_with_their_frame() {
             Conflict::Place { found: Offset(9), next: Offset(8) },
         ),
         (
-            Event::Started(Started { epoch: StartEpoch(1), clean: true, skips: 0 }),
+            Event::Started(Started { epoch: StartEpoch(1), clean: true, skips: 0, lost: 0 }),
             Conflict::Repeated,
         ),
         (created(), Conflict::Repeated),
@@ -174,7 +174,7 @@ fn sample() -> State {
     let sender = Some(Sender { producer: SENDER, sequence: Sequence(1), digest: 0xaabb_ccdd });
     let (offset, attempt) = (Offset(4), Attempt(1));
     let events = [
-        Event::Started(Started { epoch: StartEpoch(1), clean: true, skips: 0 }),
+        Event::Started(Started { epoch: StartEpoch(1), clean: true, skips: 0, lost: 0 }),
         created(),
         Event::SubscriptionCreated(SubscriptionCreated {
             id: QUEUE,

@@ -98,7 +98,7 @@ fn catalog_samples() -> Vec<Event> {
     let (topic, subscription, offset) = (TopicId(3), SubscriptionId(4), Offset(0x0102_0304));
     let text = |text: &str| Name::new(text).unwrap();
     vec![
-        Event::Started(Started { epoch: StartEpoch(2), clean: true, skips: 3 }),
+        Event::Started(Started { epoch: StartEpoch(2), clean: true, skips: 3, lost: 0 }),
         Event::TopicCreated(TopicCreated {
             id: topic,
             topic: text("orders"),
