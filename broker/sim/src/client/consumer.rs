@@ -164,7 +164,10 @@ impl Consumer {
 
     fn take(&mut self, around: &mut Surroundings<'_>) {
         let (Some(open), Some(known)) = (&mut self.open, &self.known) else { return };
-        let count = around.dice.index(open.inbox.len() + 1);
+        let count = match open.inbox.len() {
+            all if self.is_drain => all,
+            all => around.dice.index(all + 1),
+        };
         for taken in open.inbox.drain(..count) {
             open.taken += 1;
             around.history.push(Event::Deliver(history::Deliver {
@@ -180,6 +183,10 @@ impl Consumer {
                 fence: fence(taken.fence),
                 lease_ms: known.lease_ms,
             }));
+            // Whoever empties a queue does not spend its leases on settling what it lost.
+            if self.is_drain {
+                self.held.retain(|held| held.offset != taken.offset);
+            }
             self.held.push(taken);
         }
     }
@@ -190,10 +197,13 @@ impl Consumer {
             return;
         }
         let what = self.choose(around);
-        let count = 1 + around.dice.index(self.held.len());
+        let count = match self.held.len() {
+            all if self.is_drain => all,
+            all => 1 + around.dice.index(all),
+        };
         let mut deliveries: Vec<Taken> = if matches!(what, What::Extend(_)) {
             self.held.iter().take(count).cloned().collect()
-        } else if around.dice.percent(50) {
+        } else if self.is_drain || around.dice.percent(50) {
             self.held.drain(..count).collect()
         } else {
             vec![self.held.swap_remove(around.dice.index(self.held.len()))]
@@ -328,6 +338,12 @@ impl Client for Consumer {
         }
         if is_over {
             return self.unsubscribe(around);
+        }
+        if self.is_drain {
+            self.take(around);
+            if !self.held.is_empty() {
+                return self.settle(around);
+            }
         }
         match around.dice.below(100) {
             0..35 => self.take(around),

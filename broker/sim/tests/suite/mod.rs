@@ -69,6 +69,14 @@ impl Suite {
         faults
     }
 
+    /// Every fault that the suite is for has happened; one seed that is run again owes none.
+    #[track_caller]
+    pub(crate) fn covers(faults: &Faults, wanted: &[&'static str]) {
+        if std::env::var(SEED).is_err() {
+            assert_eq!(faults.missing(wanted), [""; 0], "faults that never happened");
+        }
+    }
+
     fn one(&self, seed: u64) -> Result<Run, String> {
         let again = format!(
             "again: {SEED}={seed} cargo test -p posthouse-sim --test {} -- --nocapture",

@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep};
 /// Between two looks at something.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long a consumer may hold a message without a word.
-const LEASE: Duration = Duration::from_secs(1);
-/// How long a message that failed waits, unless set.
+pub(crate) const LEASE: Duration = Duration::from_secs(1);
+/// How long a message that failed waits.
 const BACKOFF: Duration = Duration::from_millis(200);
 /// The failpoints' own file.
 const FAILPOINTS: &str = "failpoints";
@@ -38,8 +38,6 @@ pub(crate) struct Stage {
     next_op: i64,
     pub(crate) era: i64,
     pub(crate) seed: u64,
-    /// How long a message that failed waits.
-    pub(crate) backoff: Duration,
     /// See [`Evidence`].
     pub(crate) forgotten: Vec<Op>,
     pub(crate) may_repeat: BTreeSet<[u8; 16]>,
@@ -68,7 +66,6 @@ impl Stage {
             next_op: 1,
             era: 1,
             seed,
-            backoff: BACKOFF,
             forgotten: Vec::new(),
             may_repeat: BTreeSet::new(),
         };
@@ -122,8 +119,8 @@ impl Stage {
             lease_ms: millis(LEASE),
             lease_ms_max: millis(20 * LEASE),
             attempts_max: 1_000,
-            backoff_ms_first: millis(self.backoff),
-            backoff_ms_max: millis(self.backoff),
+            backoff_ms_first: millis(BACKOFF),
+            backoff_ms_max: millis(BACKOFF),
             ..SubscriptionSettings::default()
         };
         let stream = SubscriptionSettings { mode: Mode::Stream, ..SubscriptionSettings::default() };
