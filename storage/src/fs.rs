@@ -97,6 +97,15 @@ pub trait File: Debug + Send + Sync {
     /// The system's.
     fn drop_cache(&self) -> io::Result<()>;
 
+    /// The same for the first `len` bytes, which costs less; more may be dropped.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    fn drop_cache_of_first(&self, _len: u64) -> io::Result<()> {
+        self.drop_cache()
+    }
+
     /// Makes all bytes and the length durable (`fdatasync`).
     ///
     /// # Errors

@@ -71,7 +71,8 @@ pub(crate) fn recover<F: Fold>(
     let manifest = with_segments(start.slots.current(), &sorted.segments);
 
     let (mut replay, base, checkpoint_damaged) = load_checkpoint::<F>(&**fs, &manifest)?;
-    let mut tail = Tail::read(&**fs, &manifest, replay.folded, options.segment_bytes)?;
+    let reading = (options.segment_bytes, start.lost.is_some());
+    let mut tail = Tail::read(&**fs, &manifest, replay.folded, reading)?;
     let walked = tail.walk(&manifest, &mut replay)?;
     replay.lose_below(walked.next());
     tail.sync().map_err(OpenError::io("syncing what was read"))?;
@@ -264,7 +265,8 @@ impl Commit<'_> {
             let id = next.take_file_id();
             let reuse = next.spares.first().copied();
             let salt = derive_salt(&options.seed, next.start_epoch, id);
-            let order = Order { store: next.store, id, salt, size: options.segment_bytes, reuse };
+            let (store, size, at_once) = (next.store, options.segment_bytes, true);
+            let order = Order { store, id, salt, size, reuse, at_once };
             let made = spare::make(fs, &order)
                 .map_err(|source| OpenError::Spare(SpareError::File { id, source }))?;
             order.enter(&mut next);

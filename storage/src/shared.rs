@@ -164,9 +164,11 @@ impl Shared {
     /// [`ManifestError`]; the store must then stop.
     pub fn commit<T>(&self, edit: impl FnOnce(&mut Manifest) -> T) -> Result<T, ManifestError> {
         let mut slots = self.lock_slots();
-        let durable = self.durable();
+        // In this order: no frame of a segment with an end names a durable position above `durable`,
+        // which recovery relies on.
         let known: Vec<SegmentEntry> =
             self.view().segments.values().map(|segment| segment.entry()).collect();
+        let durable = self.durable();
         let mut result = None;
         slots.commit(|manifest| {
             for entry in &mut manifest.journal {

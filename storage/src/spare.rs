@@ -54,6 +54,7 @@ fn prepare_locked(shared: &Shared) -> Result<(), SpareError> {
         salt: shared.fresh_salt(id),
         size: shared.options.segment_bytes,
         reuse: manifest.spares.first().copied(),
+        at_once: false,
     };
     let segment = make(&*shared.fs, &order).map_err(|source| SpareError::File { id, source })?;
     shared.commit(|manifest| order.enter(manifest)).map_err(SpareError::Manifest)?;
@@ -70,6 +71,8 @@ pub(crate) struct Order {
     pub(crate) size: u64,
     /// A spare file to make it of.
     pub(crate) reuse: Option<FileId>,
+    /// Nobody's syncs have to be let through while the file is filled.
+    pub(crate) at_once: bool,
 }
 
 impl Order {
@@ -86,8 +89,8 @@ pub(crate) fn make(fs: &dyn Fs, order: &Order) -> io::Result<Segment> {
     let name = FileName::new(FileKind::Segment, order.id);
     let temporary = name.temporary().to_string();
     let file = match order.reuse {
-        Some(spare) => recycled(fs, spare, &temporary, order.size)?,
-        None => zeroed(fs, &temporary, order.size)?,
+        Some(spare) => recycled(fs, spare, &temporary, order)?,
+        None => zeroed(fs, &temporary, order)?,
     };
     let header = Header { store: order.store, id: order.id, size: order.size, salt: order.salt };
     file.write_at(0, &[IoSlice::new(&header.encode())])?;
@@ -100,24 +103,29 @@ pub(crate) fn make(fs: &dyn Fs, order: &Order) -> io::Result<Segment> {
     Ok(Segment::new(order.id, order.salt, file, order.size, map))
 }
 
-fn recycled(fs: &dyn Fs, spare: FileId, temporary: &str, size: u64) -> io::Result<Arc<dyn File>> {
+fn recycled(
+    fs: &dyn Fs,
+    spare: FileId,
+    temporary: &str,
+    order: &Order,
+) -> io::Result<Arc<dyn File>> {
     let spare = FileName::new(FileKind::Spare, spare).to_string();
     match fs.rename(&spare, temporary) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return zeroed(fs, temporary, size);
+            return zeroed(fs, temporary, order);
         }
         Err(error) => return Err(error),
     }
     let file = fs.open(temporary)?;
-    if file.size()? != size {
+    if file.size()? != order.size {
         file.set_len(0)?;
-        fill_with_zeros(&*file, size)?;
+        fill_with_zeros(&*file, order)?;
     }
     Ok(file)
 }
 
-fn zeroed(fs: &dyn Fs, temporary: &str, size: u64) -> io::Result<Arc<dyn File>> {
+fn zeroed(fs: &dyn Fs, temporary: &str, order: &Order) -> io::Result<Arc<dyn File>> {
     let file = match fs.create(temporary) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             fs.remove(temporary)?;
@@ -125,20 +133,23 @@ fn zeroed(fs: &dyn Fs, temporary: &str, size: u64) -> io::Result<Arc<dyn File>> 
         }
         created => created?,
     };
-    fill_with_zeros(&*file, size).inspect_err(|_| {
+    fill_with_zeros(&*file, order).inspect_err(|_| {
         // Gives the space back; what cannot be removed now goes at the next start.
         let _: io::Result<()> = fs.remove(temporary);
     })?;
     Ok(file)
 }
 
-fn fill_with_zeros(file: &dyn File, size: u64) -> io::Result<()> {
+fn fill_with_zeros(file: &dyn File, order: &Order) -> io::Result<()> {
+    let size = order.size;
     let zeros = vec![0; CHUNK_BYTES];
     let mut position = 0;
     while position < size {
         let len = usize::try_from(size - position).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
         file.write_at(position, &[IoSlice::new(zeros.get(..len).unwrap_or(&zeros))])?;
-        file.sync()?;
+        if !order.at_once {
+            file.sync()?;
+        }
         position += len as u64;
     }
     Ok(())

@@ -254,6 +254,11 @@ impl File for RealFile {
         Ok(())
     }
 
+    fn drop_cache_of_first(&self, len: u64) -> io::Result<()> {
+        rustix::fs::fadvise(&self.file, 0, std::num::NonZeroU64::new(len), Advice::DontNeed)?;
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         // Never retried after an error: it may have been reported and forgotten. (An interrupted call
         // has reported none; std makes it again.)

@@ -20,6 +20,9 @@ use std::sync::Arc;
 
 /// Length of the pieces into which a file that cannot be read as a whole is divided.
 const PIECE_BYTES: usize = 4096;
+/// Bytes read at a time where most of them may be zero: they stay in the processor's cache until
+/// they were looked at.
+const SCRATCH_BYTES: usize = 256 << 10;
 
 /// What is to be done about files that the manifest does not name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -206,18 +209,58 @@ pub(crate) fn open_if_there(fs: &dyn Fs, name: FileName) -> io::Result<Option<Ar
 /// Reads `file`, or its first `most` bytes, as the disk has it. Pieces that cannot be read come as zeros: no frame has
 /// that content, so they count as damaged.
 pub(crate) fn read_past_cache(file: &dyn File, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
-    if !crate::bugs::planted(crate::bugs::Bug::RecoverThroughCache) {
-        file.drop_cache()?;
-    }
-    let size = usize::try_from(file.size()?.min(most)).map_err(|_| io::ErrorKind::FileTooLarge)?;
-    bytes.resize(size, 0);
-    if file.read_at(0, bytes).is_ok() {
+    pass_cache(file)?;
+    read_all(file, file.size()?.min(most), bytes)
+}
+
+/// Makes the next reads of `file` show what the disk has.
+pub(crate) fn pass_cache(file: &dyn File) -> io::Result<()> {
+    if crate::bugs::planted(crate::bugs::Bug::RecoverThroughCache) {
         return Ok(());
     }
-    for (piece, position) in bytes.chunks_mut(PIECE_BYTES).zip((0_u64..).step_by(PIECE_BYTES)) {
-        if file.read_at(position, piece).is_err() {
+    file.drop_cache()
+}
+
+/// Reads the first `size` bytes.
+pub(crate) fn read_all(file: &dyn File, size: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    bytes.resize(usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?, 0);
+    read_piece(file, 0, bytes);
+    Ok(())
+}
+
+/// Reads the first `size` bytes of a segment that may mostly be empty: what is zero takes no memory,
+/// and of zeros at the end only as many are given as the last frame can have.
+pub(crate) fn read_sparse(file: &dyn File, size: u64) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    // The system gives memory that is zero, and takes none for what is never written to.
+    let mut bytes = vec![0; size];
+    let mut scratch = vec![0; SCRATCH_BYTES.min(size)];
+    let mut end = 0;
+    for (piece, position) in bytes.chunks_mut(SCRATCH_BYTES).zip((0_u64..).step_by(SCRATCH_BYTES)) {
+        let read = scratch.get_mut(..piece.len()).unwrap_or_default();
+        read_piece(file, position, read);
+        if !is_zero(read) {
+            piece.copy_from_slice(read);
+            end = usize::try_from(position).unwrap_or(size) + read.len();
+        }
+    }
+    // A frame takes an eighth of a segment at most.
+    bytes.truncate(end.saturating_add(size / 4));
+    Ok(bytes)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(PIECE_BYTES).all(|piece| piece.iter().fold(0, |any, byte| any | byte) == 0)
+}
+
+/// Fills `bytes` from `position`, with zeros where the file cannot be read.
+fn read_piece(file: &dyn File, position: u64, bytes: &mut [u8]) {
+    if file.read_at(position, bytes).is_ok() {
+        return;
+    }
+    for (piece, at) in bytes.chunks_mut(PIECE_BYTES).zip((position..).step_by(PIECE_BYTES)) {
+        if file.read_at(at, piece).is_err() {
             piece.fill(0);
         }
     }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The segments of the journal: which have to be read, and what becomes of each.
 
 use super::Replay;
-use super::files::{open_if_there, read_past_cache};
+use super::files::{open_if_there, pass_cache, read_all, read_sparse};
 use super::report::OpenError;
 use super::scan::{Content, Survey, Walk, Walked, survey};
 use crate::fold::Fold;
@@ -15,6 +15,9 @@ use posthouse_protocol::{DecodeError, LogIndex, StartEpoch};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+/// Bytes of segments that are kept for the second pass; of an empty end, no memory is taken.
+const HELD_BYTES_MAX: u64 = 128 << 20;
+
 /// The journal's segments while they are recovered.
 #[derive(Debug)]
 pub(super) struct Tail {
@@ -24,8 +27,12 @@ pub(super) struct Tail {
     /// The highest term of any frame.
     pub(super) term: StartEpoch,
     pub(super) missing: Vec<FileId>,
+    store: StoreId,
+    /// Of the segment `loaded`.
     buffer: Vec<u8>,
     loaded: Option<FileId>,
+    /// Bytes of segments kept from the first pass for the second.
+    held: u64,
 }
 
 /// One segment.
@@ -35,6 +42,10 @@ struct Piece {
     file: Arc<dyn File>,
     size: u64,
     header_sound: bool,
+    /// Whether it was read past the page cache, which then holds what the disk has.
+    read: bool,
+    /// What was read, if it is kept.
+    content: Option<Vec<u8>>,
     fate: Fate,
 }
 
@@ -63,25 +74,28 @@ pub(super) struct Segments {
 }
 
 impl Tail {
-    /// Opens all segments and reads those that the checkpoint does not cover.
+    /// Opens all segments and reads those that the checkpoint does not cover. `lost` says that a
+    /// manifest slot could not be read.
     pub(super) fn read(
         fs: &dyn Fs,
         manifest: &Manifest,
         folded: LogIndex,
-        segment_bytes: u64,
+        (segment_bytes, lost): (u64, bool),
     ) -> Result<Self, OpenError> {
         let mut tail = Self {
             pieces: Vec::with_capacity(manifest.journal.len()),
             mark: manifest.durable,
             term: StartEpoch::ZERO,
             missing: Vec::new(),
+            store: manifest.store,
             buffer: Vec::new(),
             loaded: None,
+            held: 0,
         };
         for entry in &manifest.journal {
             tail.open(fs, entry, folded)?;
         }
-        tail.survey(manifest)?;
+        tail.survey(lost)?;
         tail.find_ready(segment_bytes);
         Ok(tail)
     }
@@ -101,29 +115,46 @@ impl Tail {
         let size = file.size().map_err(&io)?;
         let covered = entry.end.is_some_and(|end| end.last <= folded);
         let fate = if covered { Fate::History } else { Fate::Surveyed(Survey::default()) };
-        self.pieces.push(Piece { entry: *entry, file, size, header_sound: true, fate });
+        let (entry, header_sound, read, content) = (*entry, true, false, None);
+        self.pieces.push(Piece { entry, file, size, header_sound, read, content, fate });
         Ok(())
     }
 
     /// The first pass.
-    fn survey(&mut self, manifest: &Manifest) -> Result<(), OpenError> {
+    fn survey(&mut self, lost: bool) -> Result<(), OpenError> {
         let mut in_use = true;
         for at in 0..self.pieces.len() {
+            if !lost && self.is_known(at) {
+                in_use = true;
+                continue;
+            }
             if !in_use && self.is_untouched(at)? {
                 continue;
             }
             let Some(content) = self.load(at)? else { continue };
             let found = survey(&content);
-            let header = Header::decode(&self.buffer);
             if let Some(piece) = self.pieces.get_mut(at) {
                 piece.fate = Fate::Surveyed(found);
-                piece.header_sound = piece.is_described_by(header, manifest);
             }
             in_use = found.closed;
             self.mark = self.mark.max(found.durable);
             self.term = self.term.max(found.term);
         }
         Ok(())
+    }
+
+    /// Whether the newest manifest knows that the journal has left a segment. Its frames were written
+    /// before that manifest was, so that none names a durable position or a term above the manifest's,
+    /// and the second pass is enough.
+    fn is_known(&mut self, at: usize) -> bool {
+        let Some(piece) = self.pieces.get_mut(at) else { return false };
+        let SegmentEntry { base: first @ Some(_), end: Some(_), .. } = piece.entry else {
+            return false;
+        };
+        if let Fate::Surveyed(found) = &mut piece.fate {
+            *found = Survey { first, closed: true, ..Survey::default() };
+        }
+        true
     }
 
     /// Whether a segment that was made ahead was never written to. It need not be read to the end:
@@ -134,7 +165,9 @@ impl Tail {
         let SegmentEntry { base: None, end: None, salt, .. } = piece.entry else {
             return Ok(false);
         };
-        piece.file.drop_cache().map_err(OpenError::io("reading a segment"))?;
+        let front_bytes = 2 * HEADER_LEN as u64;
+        let dropped = piece.file.drop_cache_of_first(front_bytes);
+        dropped.map_err(OpenError::io("reading a segment"))?;
         let mut front = [0; FRAME_HEADER_LEN];
         let read = piece.file.read_at(HEADER_LEN as u64, &mut front);
         Ok(read.is_ok() && front.get(4..8) != Some(&FrameKey::new(&salt).magic()))
@@ -142,20 +175,31 @@ impl Tail {
 
     /// The content of a segment that has to be read; `None` for the others.
     fn load(&mut self, at: usize) -> Result<Option<Content<'_>>, OpenError> {
-        let Some(piece) = self.pieces.get(at) else { return Ok(None) };
+        let Self { pieces, store, buffer, loaded, held, .. } = self;
+        let Some(piece) = pieces.get_mut(at) else { return Ok(None) };
         if !matches!(piece.fate, Fate::Surveyed(_)) {
             return Ok(None);
         }
         let id = piece.entry.id;
-        if self.loaded != Some(id) {
-            self.loaded = None;
+        if piece.content.is_none() && *loaded != Some(id) {
+            let io = OpenError::io("reading a segment");
             // What lies behind the end does not count.
-            let end = piece.entry.end.map_or(u64::MAX, |end| end.position);
-            read_past_cache(&*piece.file, end, &mut self.buffer)
-                .map_err(OpenError::io("reading a segment"))?;
-            self.loaded = Some(id);
+            let most = piece.size.min(piece.entry.end.map_or(u64::MAX, |end| end.position));
+            if !std::mem::replace(&mut piece.read, true) {
+                pass_cache(&*piece.file).map_err(&io)?;
+            }
+            if piece.entry.end.is_none() && *held + most <= HELD_BYTES_MAX {
+                *held += most;
+                piece.content = Some(read_sparse(&*piece.file, most).map_err(&io)?);
+            } else {
+                *loaded = None;
+                read_all(&*piece.file, most, buffer).map_err(&io)?;
+                *loaded = Some(id);
+            }
+            let header = Header::decode(piece.content.as_deref().unwrap_or(buffer));
+            piece.header_sound = piece.is_described_by(header, *store);
         }
-        let bytes = self.buffer.as_slice();
+        let bytes = piece.content.as_deref().unwrap_or(buffer);
         Ok(Some(Content { id, key: FrameKey::new(&piece.entry.salt), bytes }))
     }
 
@@ -194,6 +238,7 @@ impl Tail {
             let walked =
                 walk.segment(&content, cut, |position, frame| replay.apply(id, position, frame))?;
             if let Some(piece) = self.pieces.get_mut(at) {
+                piece.content = None;
                 let nothing = walked.frames == 0 && walked.end.last.next() == walked.base;
                 let kept = piece.entry.base.is_some_and(|base| base <= self.mark);
                 piece.fate = if nothing && !kept { Fate::Retired } else { Fate::Walked(walked) };
@@ -277,11 +322,9 @@ impl Tail {
 }
 
 impl Piece {
-    fn is_described_by(&self, header: Result<Header, DecodeError>, manifest: &Manifest) -> bool {
+    fn is_described_by(&self, header: Result<Header, DecodeError>, store: StoreId) -> bool {
         header.is_ok_and(|header| {
-            header.store == manifest.store
-                && header.id == self.entry.id
-                && header.salt == self.entry.salt
+            header.store == store && header.id == self.entry.id && header.salt == self.entry.salt
         })
     }
 
