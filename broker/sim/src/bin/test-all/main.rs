@@ -24,7 +24,7 @@ struct Suite {
 }
 
 /// Programs that suites need, and the Debian packages that have them.
-const TOOLS: &[(&str, &str)] = &[("strace", "strace"), ("cc", "gcc")];
+const TOOLS: &[(&str, &str)] = &[("strace", "strace"), ("cc", "gcc"), ("valgrind", "valgrind")];
 
 const fn suite(
     name: &'static str,

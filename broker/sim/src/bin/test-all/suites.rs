@@ -169,6 +169,23 @@ pub(crate) const SUITES: &[Suite] = &[
         ],
     ),
     suite(
+        "instructions",
+        "the paths of every message take as many as stored, 5 % tolerated",
+        &[
+            "run",
+            "-q",
+            "--release",
+            "--locked",
+            "-p",
+            "posthouse-sim",
+            "--bin",
+            "hot-paths",
+            "--",
+            "check",
+        ],
+        &[],
+    ),
+    suite(
         "release build",
         "the broker as it is shipped",
         &["build", "-q", "--release", "--locked", "-p", "posthouse"],
