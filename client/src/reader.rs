@@ -215,11 +215,10 @@ impl Part {
         let offset = self.next;
         self.next = offset.next();
         self.left = self.left.saturating_sub(1);
-        let cut = Record::cut(offset, &mut self.index, &mut self.bodies);
+        let cut = Record::cut_verified(offset, &mut self.index, &mut self.bodies);
         if cut.is_err() {
             self.left = 0;
         }
-        let verified = cut.and_then(|record| record.verify().map(|()| record));
-        verified.map_err(|error| ReadError::Damaged { offset, error })
+        cut.flatten().map_err(|error| ReadError::Damaged { offset, error })
     }
 }

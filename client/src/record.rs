@@ -33,15 +33,33 @@ impl Record {
         Ok(Self { offset, entry: index.split_to(entry_len), body: bodies.split_to(body_len) })
     }
 
+    /// Like [`Self::cut`] and [`Self::verify`], decoding the entry once. The inner error is that of a
+    /// damaged message, behind which the slice can be read further.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::cut`].
+    pub(crate) fn cut_verified(
+        offset: Offset,
+        index: &mut Bytes,
+        bodies: &mut Bytes,
+    ) -> Result<Result<Self, DecodeError>, DecodeError> {
+        let entry = Entries::new(index).read()?;
+        let body_len = usize::try_from(entry.body_len).unwrap_or(usize::MAX);
+        let body = bodies.get(..body_len).ok_or(DecodeError::Truncated { field: "body" })?;
+        let verified = verify(entry, body);
+        let entry_len = entry.bytes().len();
+        let (entry, body) = (index.split_to(entry_len), bodies.split_to(body_len));
+        Ok(verified.map(|()| Self { offset, entry, body }))
+    }
+
     /// Checks the message's own checksum, and that its headers can be read.
     ///
     /// # Errors
     ///
     /// [`DecodeError`], naming what does not match.
     pub(crate) fn verify(&self) -> Result<(), DecodeError> {
-        let entry = self.entry();
-        MessageRef { entry, body: &self.body }.verify()?;
-        entry.headers()?.try_for_each(|header| header.map(|_| ()))
+        verify(self.entry(), &self.body)
     }
 
     fn entry(&self) -> EntryRef<'_> {
@@ -114,4 +132,8 @@ impl Record {
 
 fn no_headers() -> Headers<'static> {
     Headers::new(&[]).expect("no bytes are no headers")
+}
+fn verify(entry: EntryRef<'_>, body: &[u8]) -> Result<(), DecodeError> {
+    MessageRef { entry, body }.verify()?;
+    entry.headers()?.try_for_each(|header| header.map(|_| ()))
 }
