@@ -1,7 +1,8 @@
 //! Writing the journal: append, sync, roll.
 //!
 //! Belongs to the core thread. An append is one positioned vectored write of
-//! frame heads, encoded into a reused buffer, and of batches where they are. Two
+//! frame heads, encoded into a reused buffer, and of batches where they are, but
+//! for small ones, which are copied to their head. Two
 //! positions matter: everything up to `written` is in the page cache, everything
 //! up to `durable` is on disk. A sync covers what was written before it began;
 //! appends may go on meanwhile.
@@ -48,6 +49,15 @@ struct Syncs {
     wanted: bool,
     /// Whether a sync runs elsewhere.
     running: bool,
+}
+
+/// Bytes of batches up to which a frame is copied to its head: two more parts of a vectored write
+/// cost more than the copy.
+const COPIED_BYTES_MAX: usize = 1024;
+
+/// Whether the batches of a frame are written from the buffer of its head.
+fn is_copied(frame: &FrameDraft) -> bool {
+    frame.batches.iter().map(|batch| batch.bytes.len()).sum::<usize>() <= COPIED_BYTES_MAX
 }
 
 /// Buffers that keep their memory from group to group.
@@ -269,9 +279,15 @@ impl Journal {
         let prev_crc = self.encode_heads(kind, frames);
         let mut parts = emptied(std::mem::take(&mut self.scratch.parts));
         let mut heads = self.scratch.heads.as_slice();
+        // Of frames that are copied as a whole, all that follow one another are one part.
+        let mut run = 0;
         for (frame, head_len) in frames.iter().zip(&self.scratch.head_lens) {
-            let (head, rest) = heads.split_at_checked(*head_len).unwrap_or_default();
-            heads = rest;
+            run += *head_len;
+            if is_copied(frame) {
+                continue;
+            }
+            let (head, rest) = heads.split_at_checked(run).unwrap_or_default();
+            (heads, run) = (rest, 0);
             parts.push(IoSlice::new(head));
             for batch in &frame.batches {
                 parts.push(IoSlice::new(&batch.bytes));
@@ -279,6 +295,9 @@ impl Journal {
                     parts.push(IoSlice::new(padding(batch.bytes.len())));
                 }
             }
+        }
+        if run > 0 {
+            parts.push(IoSlice::new(heads));
         }
         let len = parts.iter().map(|part| part.len() as u64).sum();
         let written = self.active.file.write_at(self.position, &parts);
@@ -309,9 +328,7 @@ impl Journal {
             let start = scratch.heads.len();
             stamp.prev_crc = encode_head(self.active.key, &stamp, frame, &mut scratch.heads);
             stamp.index = stamp.index.next();
-            let head_len = scratch.heads.len() - start;
-            scratch.head_lens.push(head_len);
-            position += head_len as u64;
+            position += (scratch.heads.len() - start) as u64;
             for batch in &frame.batches {
                 let entry = IndexEntry {
                     base: batch.base,
@@ -324,6 +341,13 @@ impl Journal {
                 scratch.entries.push((batch.partition, entry));
                 position += padded(batch.bytes.len());
             }
+            if is_copied(frame) {
+                for batch in &frame.batches {
+                    scratch.heads.extend_from_slice(&batch.bytes);
+                    scratch.heads.extend_from_slice(padding(batch.bytes.len()));
+                }
+            }
+            scratch.head_lens.push(scratch.heads.len() - start);
         }
         stamp.prev_crc
     }

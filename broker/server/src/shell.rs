@@ -103,6 +103,8 @@ pub struct Shell<O> {
     effects: Effects,
     frames: Vec<FrameDraft>,
     commits: Commits,
+    /// Events of one frame, while they are encoded.
+    scratch: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -136,6 +138,7 @@ impl<O: Outlet> Shell<O> {
             effects: Effects::new(),
             frames: Vec::new(),
             commits: Commits::default(),
+            scratch: Vec::new(),
         }
     }
 
@@ -247,7 +250,7 @@ impl<O: Outlet> Shell<O> {
             if let Effect::Append(append) = effect {
                 last = append.index;
                 self.commits.joined(append);
-                let frame = draft(std::mem::take(append));
+                let frame = draft(std::mem::take(append), &mut self.scratch);
                 let bytes = frame.batches.iter().map(|batch| batch.bytes.len()).sum::<usize>();
                 self.unsynced_bytes += bytes;
                 self.frames.push(frame);
@@ -391,9 +394,10 @@ fn publishable(space: &posthouse_storage::space::Space, frame_bytes_max: u64) ->
 }
 
 /// A frame as the journal takes it.
-fn draft(append: Append) -> FrameDraft {
-    let mut events = Vec::new();
-    event::encode_all(&append.events, &mut events);
+fn draft(append: Append, scratch: &mut Vec<u8>) -> FrameDraft {
+    scratch.clear();
+    event::encode_all(&append.events, scratch);
+    let events = Bytes::copy_from_slice(scratch);
     let batches = append.batches.into_iter().map(|batch| BatchDraft {
         partition: batch.partition,
         base: batch.base,
@@ -402,5 +406,5 @@ fn draft(append: Append) -> FrameDraft {
         bytes: batch.bytes,
     });
     let batches = batches.collect();
-    FrameDraft { time: append.time, events: events.into(), batches, ..FrameDraft::default() }
+    FrameDraft { time: append.time, events, batches, ..FrameDraft::default() }
 }
