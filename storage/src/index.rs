@@ -8,6 +8,7 @@
 use crate::names::FileId;
 use posthouse_protocol::{Offset, PartitionId};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 
 /// One unfolded batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,20 +56,34 @@ impl UnfoldedIndex {
         self.batches += 1;
     }
 
-    /// Forgets every batch in segments up to and including `last`: a run has them now, or nobody
-    /// needs them.
-    pub fn forget_upto(&mut self, last: FileId) {
-        let mut forgotten = 0;
-        self.partitions.retain(|_, entries| {
+    /// Forgets batches in segments up to and including `last`: a run has them now, or nobody needs
+    /// them. Goes through at most `most` partitions after `after`, and gives the one after which to
+    /// go on, if there may be more.
+    pub fn forget_upto(
+        &mut self,
+        last: FileId,
+        after: Option<PartitionId>,
+        most: usize,
+    ) -> Option<PartitionId> {
+        let (mut forgotten, mut seen, mut at) = (0, 0, None);
+        let mut emptied = Vec::new();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        for (partition, entries) in self.partitions.range_mut((from, Bound::Unbounded)).take(most) {
+            (seen, at) = (seen + 1, Some(*partition));
             let kept_from = entries.partition_point(|entry| entry.segment <= last);
             entries.drain(..kept_from);
             forgotten += kept_from as u64;
-            if entries.capacity() > 64 && entries.len() < entries.capacity() / 4 {
+            if entries.is_empty() {
+                emptied.push(*partition);
+            } else if entries.capacity() > 64 && entries.len() < entries.capacity() / 4 {
                 entries.shrink_to(entries.len() * 2);
             }
-            !entries.is_empty()
-        });
+        }
+        for partition in emptied {
+            self.partitions.remove(&partition);
+        }
         self.batches -= forgotten;
+        at.filter(|_| seen == most)
     }
 
     /// The batches of `partition` that end after `from`, ascending.
@@ -133,7 +148,9 @@ mod tests {
         index.insert(P, entry(20, 5, 2));
         index.insert(PartitionId(9), entry(0, 1, 1));
 
-        index.forget_upto(FileId(1));
+        let next = index.forget_upto(FileId(1), None, 1);
+        assert_eq!((next, index.batches()), (Some(P), 2));
+        assert_eq!(index.forget_upto(FileId(1), next, 2), None);
 
         assert_eq!(index.batches(), 1);
         assert_eq!(index.first(P).map(|entry| entry.base), Some(Offset(20)));

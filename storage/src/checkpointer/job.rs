@@ -209,7 +209,8 @@ impl Job {
         Ok(dropped)
     }
 
-    /// Shows readers the new files, in one step.
+    /// Shows readers the new files, in one step. Batches that are in them and still in the journal's
+    /// index are found once.
     fn swap(
         &mut self,
         shared: &Shared,
@@ -228,12 +229,9 @@ impl Job {
         };
         let dropped = dropped.iter().copied().map(open).collect();
         let runs = Runs::new(all);
-        {
-            let mut view = shared.change_view();
-            view.runs = Arc::new(runs.clone());
-            if let Purpose::Fold { last, .. } = self.purpose {
-                view.unfolded.forget_upto(last);
-            }
+        shared.change_view().runs = Arc::new(runs.clone());
+        if let Purpose::Fold { last, .. } = self.purpose {
+            forget_unfolded(shared, last);
         }
         Done { runs, dropped, damaged: std::mem::take(&mut self.rewrite.damaged) }
     }
@@ -281,4 +279,19 @@ fn enter_compaction(manifest: &mut Manifest, replaced: &[FileId], new: &[Arc<Run
     let place = place.unwrap_or_default().min(manifest.runs.len());
     let entries: Vec<_> = new.iter().map(|run| rewrite::entry(run)).collect();
     manifest.runs.splice(place..place, entries);
+}
+
+/// Forgets what the runs have now, a few partitions at a time: the core thread waits for each of
+/// these changes of the view.
+fn forget_unfolded(shared: &Shared, last: FileId) {
+    /// What takes some tens of microseconds.
+    const PARTITIONS: usize = 512;
+    let mut next = None;
+    loop {
+        next = shared.change_view().unfolded.forget_upto(last, next, PARTITIONS);
+        if next.is_none() {
+            return;
+        }
+        std::thread::yield_now();
+    }
 }
