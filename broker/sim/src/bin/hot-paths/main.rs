@@ -47,6 +47,9 @@ fn run(path: &str, rounds: &str) -> Result<(), String> {
 }
 
 fn check() -> Result<(), String> {
+    if cfg!(debug_assertions) {
+        return Err("the figures are those of a release build: cargo run --release".to_owned());
+    }
     let stored = stored()?;
     let mut wrong = Vec::new();
     println!("{:<28} {:>8} {:>8}  instructions a message", "path", "stored", "counted");
