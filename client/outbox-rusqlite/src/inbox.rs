@@ -1,6 +1,5 @@
 //! Handling messages in the consumer's own transaction, each once.
 
-mod floors;
 mod stream;
 
 use crate::database::Database;
@@ -8,8 +7,8 @@ use crate::error::{Error, ErrorKind};
 use crate::outbox::Outbox;
 use crate::tables::{Tables, Verdict, immediate};
 use crate::worker::Worker;
-use floors::Floors;
 use posthouse_client::failpoint::failpoint;
+use posthouse_client::outbox::Floors;
 use posthouse_client::outbox::sql::Arrival;
 use posthouse_client::{Consumer, Delivery, Failure, Run};
 use rusqlite::{Connection, Transaction};

@@ -5,21 +5,10 @@ use crate::error::Error;
 use crate::tables::immediate;
 use crate::worker::Worker;
 use posthouse_client::failpoint::failpoint;
-use posthouse_client::{ErrorCode, Offset, ReadError, Reader, Record, RequestError};
+use posthouse_client::outbox::batches::{next_batch, save_at_broker};
+use posthouse_client::{Offset, Reader, Record};
 use rusqlite::{Connection, Transaction};
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
-use tokio::time::sleep;
-
-/// Records in one transaction at most.
-const RECORDS_MAX: usize = 1000;
-/// Bytes of bodies after which a batch is full.
-const BYTES_MAX: usize = 1 << 20;
-/// The wait before a broker that cannot be reached is asked again.
-const PAUSE: Duration = Duration::from_secs(1);
 
 impl Inbox {
     /// Reads a topic in batches, each handled in one transaction that also moves the cursor which
@@ -68,15 +57,16 @@ impl Inbox {
             reader.seek(next);
         }
         let mut saves = true;
-        while let Some(batch) = next_batch(&mut reader).await? {
-            let moved = Move { topic: reader.topic().to_owned(), from: cursor, to: batch.next };
+        while let Some(batch) = next_batch(&mut reader).await.map_err(Error::reading)? {
+            let next = batch.next;
+            let moved = Move { topic: reader.topic().to_owned(), from: cursor, to: next };
             let (inbox, handler) = (self.clone(), Arc::clone(&handler));
             let work = move |connection: &mut Connection| {
                 inbox.take_batch(connection, &moved, |tx| handler(tx, &batch.records))
             };
             worker.call::<_, E>(work).await?;
-            cursor = Some(batch.next);
-            saves = saves && save(&reader, batch.next).await;
+            cursor = Some(next);
+            saves = saves && save_at_broker(&reader, next).await;
         }
         Ok(())
     }
@@ -113,81 +103,4 @@ struct Move {
     topic: String,
     from: Option<Offset>,
     to: Offset,
-}
-
-/// Records that are handled together.
-struct Batch {
-    records: Arc<Vec<Record>>,
-    next: Offset,
-}
-
-/// What is there, one record at least; `None` at the end.
-async fn next_batch(reader: &mut Reader) -> Result<Option<Batch>, Error> {
-    let mut records: Vec<Record> = Vec::new();
-    let mut bytes = 0;
-    while records.len() < RECORDS_MAX && bytes < BYTES_MAX {
-        let found = if records.is_empty() {
-            reader.next().await
-        } else {
-            match if_ready(reader.next()).await {
-                Some(found) => found,
-                None => break,
-            }
-        };
-        match found {
-            Ok(Some(record)) => {
-                bytes += record.body().len();
-                records.push(record);
-            }
-            Ok(None) => break,
-            Err(error) => pass_over(error).await?,
-        }
-    }
-    let next = records.last().map(|record| record.offset().next());
-    Ok(next.map(|next| Batch { records: Arc::new(records), next }))
-}
-
-/// Waits where waiting helps, and gives up where it does not.
-async fn pass_over(error: ReadError) -> Result<(), Error> {
-    match &error {
-        ReadError::Damaged { .. } => tracing::error!(%error, "record passed over"),
-        ReadError::Request(
-            RequestError::TimedOut { .. }
-            | RequestError::ConnectionLost
-            | RequestError::Protocol(_),
-        ) => {
-            tracing::warn!(%error, "asking again");
-            sleep(PAUSE).await;
-        }
-        ReadError::Request(RequestError::Refused(refusal))
-            if refusal.code().is_some_and(ErrorCode::is_retriable) =>
-        {
-            tracing::warn!(%error, "asking again");
-            sleep(refusal.retry_after().unwrap_or(PAUSE)).await;
-        }
-        ReadError::Request(_) | ReadError::NoSubscription | _ => return Err(Error::reading(error)),
-    }
-    Ok(())
-}
-
-/// Saves the broker's cursor; false if this reader has none.
-async fn save(reader: &Reader, next: Offset) -> bool {
-    match reader.save(next).await {
-        Ok(()) => true,
-        Err(ReadError::NoSubscription) => false,
-        Err(error) => {
-            tracing::warn!(%error, "the broker's cursor is not saved; the next batch saves it");
-            true
-        }
-    }
-}
-
-/// The result of a future that is there at once; else the future is dropped.
-async fn if_ready<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    std::future::poll_fn(|context| match future.as_mut().poll(context) {
-        Poll::Ready(value) => Poll::Ready(Some(value)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
 }
