@@ -77,6 +77,12 @@ pub(crate) const SUITES: &[Suite] = &[
         &[("POSTHOUSE_KILL_CYCLES", "100")],
     ),
     suite(
+        "relay model",
+        "every order of events in the larger bounds: 2 million states",
+        &[TEST, "--locked", "-p", "posthouse-client", "--features", "outbox", "--lib", "model"],
+        &[("POSTHOUSE_MODEL", "full")],
+    ),
+    suite(
         "fault matrix",
         "a fault at each of 26 places from transaction to transaction, 4 databases",
         &[TEST, "--locked", "-p", "posthouse-trials", "--test", "matrix", "--", "--nocapture"],
