@@ -1,6 +1,7 @@
 //! The sender's business: an account's balance and an order, in one transaction, with or without a
 //! message in the outbox. The same on every database.
 
+use std::marker;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -38,25 +39,37 @@ pub(super) fn account(step: u64) -> u64 {
     step.wrapping_mul(7_919) % ACCOUNTS
 }
 
+/// What a business transaction sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Send {
+    /// Nothing.
+    Nothing,
+    /// The row that an outbox would have inserted, inserted by a statement that stays prepared: no
+    /// outbox in this table can cost less.
+    Bare,
+    /// A message, through the outbox.
+    Message,
+}
+
 /// A database with the tables of the business, and an outbox.
-pub(super) trait Business: Clone + Send + Sync + 'static {
-    /// One business transaction, with a message if `stamp` is given.
+pub(super) trait Business: Clone + marker::Send + Sync + 'static {
+    /// One business transaction; what it sends has its number as the stamp.
     fn perform(
         &self,
         step: u64,
-        stamp: Option<u64>,
-    ) -> impl Future<Output = Result<(), Failed>> + Send;
+        send: Send,
+    ) -> impl Future<Output = Result<(), Failed>> + marker::Send;
 
-    /// Empties the outbox.
-    fn clear(&self) -> impl Future<Output = Result<(), Failed>> + Send;
+    /// Empties the outbox, without anything that the database has to do for it later.
+    fn clear(&self) -> impl Future<Output = Result<(), Failed>> + marker::Send;
 
     /// Transactions a second of `clients` that perform without pause for `slice`.
     fn rate(
         &self,
         clients: u64,
         slice: Duration,
-        with_message: bool,
-    ) -> impl Future<Output = Result<f64, Failed>> + Send {
+        send: Send,
+    ) -> impl Future<Output = Result<f64, Failed>> + marker::Send {
         let steps = Arc::new(AtomicU64::new(0));
         async move {
             let start = clock::now();
@@ -66,7 +79,7 @@ pub(super) trait Business: Clone + Send + Sync + 'static {
                 crew.spawn(async move {
                     while start.elapsed() < slice {
                         let step = steps.fetch_add(1, Ordering::Relaxed);
-                        this.perform(step, with_message.then_some(step)).await?;
+                        this.perform(step, send).await?;
                     }
                     Ok(())
                 });
@@ -81,7 +94,7 @@ pub(super) trait Business: Clone + Send + Sync + 'static {
 
 /// The business on one kind of database: the statements differ in their placeholders only.
 macro_rules! business {
-    ($name:ident, $driver:ident, $pool:ty, $begin:expr, $update:literal, $insert:literal) => {
+    ($name:ident, $driver:ident, $pool:ty, $begin:expr, $update:literal, $insert:literal, $bare:literal, $clear:literal) => {
         #[doc = concat!("The business on ", stringify!($driver), ".")]
         #[derive(Clone)]
         pub(super) struct $name {
@@ -113,7 +126,7 @@ macro_rules! business {
         }
 
         impl Business for $name {
-            async fn perform(&self, step: u64, stamp: Option<u64>) -> Result<(), Failed> {
+            async fn perform(&self, step: u64, send: Send) -> Result<(), Failed> {
                 let account = account(step);
                 let id = i64::try_from(account)?;
                 let mut tx = self.pool.begin_with($begin).await?;
@@ -123,12 +136,21 @@ macro_rules! business {
                 let insert =
                     concat!("INSERT INTO purchase (account, amount) VALUES (", $insert, ")");
                 sqlx::query(insert).bind(id).bind(1_i64).execute(&mut *tx).await?;
-                let bell = match stamp {
-                    Some(stamp) => {
-                        let message = message(account, stamp).to(TOPIC);
+                let bell = match send {
+                    Send::Nothing => None,
+                    Send::Bare => {
+                        let now = i64::try_from(step)?;
+                        let id = u128::from(step).to_be_bytes().to_vec();
+                        let body = vec![b'x'; BODY];
+                        let query = sqlx::query($bare).bind(id).bind(TOPIC);
+                        let query = query.bind(account.to_le_bytes().to_vec()).bind("").bind(body);
+                        query.bind(0_i64).bind(now).execute(&mut *tx).await?;
+                        None
+                    }
+                    Send::Message => {
+                        let message = message(account, step).to(TOPIC);
                         Some(self.outbox.enqueue(&mut tx, message).await?)
                     }
-                    None => None,
                 };
                 tx.commit().await?;
                 if let Some(bell) = bell {
@@ -138,13 +160,43 @@ macro_rules! business {
             }
 
             async fn clear(&self) -> Result<(), Failed> {
-                sqlx::query("DELETE FROM posthouse_outbox").execute(&self.pool).await?;
+                sqlx::query($clear).execute(&self.pool).await?;
                 Ok(())
             }
         }
     };
 }
 
-business!(OnSqlite, sqlite, sqlx::SqlitePool, "BEGIN IMMEDIATE", "?", "?, ?");
-business!(OnPostgres, postgres, sqlx::PgPool, "BEGIN", "$1", "$1, $2");
-business!(OnMariadb, mysql, sqlx::MySqlPool, "START TRANSACTION", "?", "?, ?");
+business!(
+    OnSqlite,
+    sqlite,
+    sqlx::SqlitePool,
+    "BEGIN IMMEDIATE",
+    "?",
+    "?, ?",
+    "INSERT INTO posthouse_outbox (message_id, topic, message_key, headers, body, due_at, created_at) \
+     VALUES (?, ?, ?, ?, ?, ?, ?)",
+    "DELETE FROM posthouse_outbox"
+);
+business!(
+    OnPostgres,
+    postgres,
+    sqlx::PgPool,
+    "BEGIN",
+    "$1",
+    "$1, $2",
+    "INSERT INTO posthouse_outbox (message_id, topic, message_key, headers, body, due_at, created_at) \
+     VALUES (encode($1, 'hex')::uuid, $2, $3, $4, $5, $6, $7)",
+    "TRUNCATE posthouse_outbox"
+);
+business!(
+    OnMariadb,
+    mysql,
+    sqlx::MySqlPool,
+    "START TRANSACTION",
+    "?",
+    "?, ?",
+    "INSERT INTO posthouse_outbox (message_id, topic, message_key, headers, body, due_at, created_at) \
+     VALUES (?, ?, ?, ?, ?, ?, ?)",
+    "TRUNCATE posthouse_outbox"
+);

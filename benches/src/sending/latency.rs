@@ -9,7 +9,7 @@ use posthouse_client::Client;
 use sqlx::{PgPool, Postgres, Transaction};
 use tokio::task::JoinSet;
 
-use super::business::{Business, OnPostgres, TOPIC, account, stamp_of};
+use super::business::{Business, OnPostgres, Send, TOPIC, account, stamp_of};
 use super::rivals::{Method, Rival};
 use super::servers::Servers;
 use super::{Database, Failed, Options};
@@ -156,7 +156,7 @@ impl Way {
     async fn send(&self, step: u64) -> Result<Instant, Failed> {
         match self {
             Self::Ours { business, rings: true } => {
-                business.perform(step, Some(step)).await?;
+                business.perform(step, Send::Message).await?;
                 Ok(clock::now())
             }
             Self::Ours { business, rings: false } => {

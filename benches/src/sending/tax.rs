@@ -1,8 +1,9 @@
-//! What an enqueue costs: the same business transaction with and without, in turn.
+//! What an enqueue costs: the same business transaction without one, with one, and with a bare insert
+//! of the same row, in turn.
 
 use std::time::Duration;
 
-use super::business::{Business, OnMariadb, OnPostgres, OnSqlite};
+use super::business::{Business, OnMariadb, OnPostgres, OnSqlite, Send};
 use super::servers::Servers;
 use super::{Database, Failed, Options};
 use crate::probe::{self, Probe};
@@ -10,12 +11,14 @@ use crate::report;
 
 /// Clients at the same time.
 const CLIENTS: [u64; 3] = [1, 4, 16];
+/// What is compared.
+const KINDS: [Send; 3] = [Send::Nothing, Send::Bare, Send::Message];
 
 pub(super) async fn run(options: &Options) -> Result<(), Failed> {
     let dir = tempfile::tempdir_in(&options.common.dir)?;
     let probe = Probe::new(dir.path())?;
     report::line("tax of an enqueue on a business transaction (one update, one insert), synced");
-    report::line("database  clients   tx/s without  tx/s with   tax");
+    report::line("database  clients   tx/s without  bare insert  enqueue   tax: bare  enqueue");
     for database in &options.databases {
         let servers = Servers::start(*database, dir.path())?;
         match database {
@@ -48,20 +51,28 @@ async fn measure(
         (Duration::from_secs_f64(options.slice), options.rounds)
     };
     for clients in CLIENTS {
-        let mut pairs = Vec::new();
+        let mut figures = Vec::new();
         for round in 0..rounds {
-            // Who goes first changes, so that a drift of the machine favours neither.
-            let first = business.rate(clients, slice, round % 2 == 0).await?;
-            let second = business.rate(clients, slice, round % 2 != 0).await?;
-            let (with, without) = if round % 2 == 0 { (first, second) } else { (second, first) };
-            pairs.push((without, with));
-            business.clear().await?;
+            let mut rates = [0.0; 3];
+            // Who goes first changes, so that a drift of the machine favours nobody.
+            for turn in 0..KINDS.len() {
+                let kind = (round + turn) % KINDS.len();
+                if let (Some(send), Some(rate)) = (KINDS.get(kind), rates.get_mut(kind)) {
+                    *rate = business.rate(clients, slice, *send).await?;
+                }
+                business.clear().await?;
+            }
+            figures.push(rates);
         }
-        let middle = |figure: fn(&(f64, f64)) -> f64| report::median(pairs.iter().map(figure));
-        let tax = middle(|(without, with)| 1.0 - with / without) * 100.0;
-        let (without, with) = (middle(|pair| pair.0), middle(|pair| pair.1));
+        let middle = |figure: fn(&[f64; 3]) -> f64| report::median(figures.iter().map(figure));
+        let [without, bare, with] =
+            [middle(|rates| rates[0]), middle(|rates| rates[1]), middle(|rates| rates[2])];
+        let [bare_tax, tax] =
+            [middle(|rates| 1.0 - rates[1] / rates[0]), middle(|rates| 1.0 - rates[2] / rates[0])]
+                .map(|tax| tax * 100.0);
         report::line(format_args!(
-            "{database:<10}{clients:>7}{without:>15.0}{with:>11.0}{tax:>5.1} %"
+            "{database:<10}{clients:>7}{without:>15.0}{bare:>13.0}{with:>9.0}{bare_tax:>10.1} %\
+             {tax:>7.1} %"
         ));
     }
     Ok(())
