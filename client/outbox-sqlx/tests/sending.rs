@@ -9,7 +9,7 @@
 mod support;
 
 use posthouse_client::outbox::{RelayHandle, RowId};
-use posthouse_client::{Client, Message, Outgoing, Position, TopicSettings};
+use posthouse_client::{Client, Message, Outcome, Outgoing, Position, TopicSettings};
 use posthouse_databases::{MariaDb, PgBouncer, Postgres};
 use posthouse_outbox_sqlx::{Error, mysql, postgres, sqlite};
 use sqlx::mysql::MySqlPoolOptions;
@@ -456,21 +456,21 @@ async fn everything_works_behind_a_proxy_that_pools_transactions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commit_without_an_answer_is_an_unknown_outcome() {
+async fn server_gone_before_the_insert_is_a_definite_outcome() {
     let server = MariaDb::start().unwrap();
     let database = server.create_database().unwrap();
     let pool = MySqlPoolOptions::new().connect(database.url()).await.unwrap();
     let outbox = mysql::Outbox::new(pool);
     outbox.install().await.unwrap();
-    // The session ends itself with the next statement, which is the commit.
-    let sent = outbox.transaction(async |tx, out| {
+    let sent = outbox.transaction(async |_tx, out| {
         out.send(order(1));
-        sqlx::raw_sql("SET SESSION idle_transaction_timeout = 1").execute(&mut **tx).await?;
         server.kill().unwrap();
         Ok::<_, Error>(())
     });
     // The insert already finds the server gone: nothing can have happened.
-    assert!(matches!(sent.await.unwrap_err(), Error::Database(_) | Error::TransactionEnded));
+    let error = sent.await.unwrap_err();
+    assert!(matches!(error, Error::Database(_) | Error::TransactionEnded), "{error:?}");
+    assert_eq!(error.outcome(), Outcome::Definite);
 }
 
 fn order(number: i64) -> Outgoing {

@@ -29,11 +29,13 @@ on_each! {
         let mut tx: sqlx::Transaction<'_, Db> = pool.begin().await.unwrap();
         let _ = outbox.enqueue(&mut tx, message.to("orders")).await.unwrap();
         let _ = outbox.enqueue(&mut tx, Message::new("").to("orders")).await.unwrap();
+        let large = body.repeat(200);
+        let _ = outbox.enqueue(&mut tx, Message::new(large.clone()).to("orders")).await.unwrap();
         tx.commit().await.unwrap();
 
         let rows = outbox.store().scan(&[], RowId(0), 10, 1 << 20).await.unwrap();
 
-        assert_eq!(rows.len(), 2);
+        assert_eq!((rows.len(), &rows[2].body[..]), (3, &large[..]));
         assert_eq!(rows[0].message_id, MessageId([7; 16]));
         assert_eq!((rows[0].topic.as_str(), &rows[0].body[..]), ("orders", &body[..]));
         assert_eq!(rows[0].key.as_deref(), Some(&[0, 255, b'\''][..]));
