@@ -7,6 +7,7 @@ pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
+use bytes::Bytes;
 use posthouse_client::outbox::sql::{Dialect, Sql};
 use posthouse_client::outbox::{NewRow, StoreErrorKind};
 use sqlx::{Database, Pool, Transaction};
@@ -51,6 +52,24 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
     fn text(row: &Self::Row, column: usize) -> sqlx::Result<Option<String>>;
     /// Bytes.
     fn bytes(row: &Self::Row, column: usize) -> sqlx::Result<Option<Vec<u8>>>;
+
+    /// A query of many rows, so that its values come as `bulk_number` and so on read them.
+    fn bulk(sql: String) -> String {
+        sql
+    }
+
+    /// A number of a row of `bulk`.
+    fn bulk_number(row: &Self::Row, column: usize) -> sqlx::Result<Option<i64>> {
+        Self::number(row, column)
+    }
+    /// A text of a row of `bulk`.
+    fn bulk_text(row: &Self::Row, column: usize) -> sqlx::Result<Option<String>> {
+        Self::text(row, column)
+    }
+    /// Bytes of a row of `bulk`.
+    fn bulk_bytes(row: &Self::Row, column: usize) -> sqlx::Result<Option<Bytes>> {
+        Ok(Self::bytes(row, column)?.map(Into::into))
+    }
 
     /// Begins a transaction in the pool.
     fn begin(
@@ -147,6 +166,10 @@ macro_rules! same_for_all {
             rows: &[NewRow],
         ) -> sqlx::Result<()> {
             for part in $crate::driver::parts(rows) {
+                if Self::is_written_out(part) {
+                    Self::run(connection, sql.enqueue_literally(part)).await?;
+                    continue;
+                }
                 let text = sqlx::AssertSqlSafe(sql.enqueue(part.len()));
                 let mut query = sqlx::query::<$db>(text).persistent(Self::KEEP_STATEMENTS);
                 for row in part {

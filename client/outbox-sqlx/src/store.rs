@@ -73,7 +73,7 @@ impl<D: Driver> Tables<D> {
     }
 
     async fn read_rows(&mut self, sql: String) -> Result<Vec<Row>, StoreError> {
-        let rows = self.query(sql).await?;
+        let rows = self.query(D::bulk(sql)).await?;
         rows.iter().map(row::<D>).collect::<sqlx::Result<_>>().map_err(|error| failed::<D>(error))
     }
 
@@ -110,7 +110,11 @@ fn odd(what: &'static str) -> sqlx::Error {
 }
 
 fn number<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<u64> {
-    let number = D::number(row, column)?.ok_or_else(|| odd("a number is null"))?;
+    positive(D::number(row, column)?)
+}
+
+fn positive(number: Option<i64>) -> sqlx::Result<u64> {
+    let number = number.ok_or_else(|| odd("a number is null"))?;
     u64::try_from(number).map_err(|_| odd("a number is negative"))
 }
 
@@ -119,21 +123,26 @@ fn text<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<String> {
 }
 
 fn id<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<[u8; 16]> {
-    let bytes = D::bytes(row, column)?.ok_or_else(|| odd("an id is null"))?;
+    sixteen(&D::bytes(row, column)?.ok_or_else(|| odd("an id is null"))?)
+}
+
+fn sixteen(bytes: &[u8]) -> sqlx::Result<[u8; 16]> {
     bytes.try_into().map_err(|_| odd("an id does not have 16 bytes"))
 }
 
 /// Reads the columns of [`ROW_COLUMNS`](posthouse_client::outbox::sql::ROW_COLUMNS).
 fn row<D: Driver>(row: &D::Row) -> sqlx::Result<Row> {
+    let number = |column| positive(D::bulk_number(row, column)?);
+    let id = D::bulk_bytes(row, 1)?.ok_or_else(|| odd("an id is null"))?;
     Ok(Row {
-        id: RowId(number::<D>(row, 0)?),
-        message_id: MessageId(id::<D>(row, 1)?),
-        topic: text::<D>(row, 2)?,
-        key: D::bytes(row, 3)?.map(Into::into),
-        headers: text::<D>(row, 4)?,
-        body: D::bytes(row, 5)?.unwrap_or_default().into(),
-        due_at: Timestamp(number::<D>(row, 6)?),
-        created_at: Timestamp(number::<D>(row, 7)?),
+        id: RowId(number(0)?),
+        message_id: MessageId(sixteen(&id)?),
+        topic: D::bulk_text(row, 2)?.ok_or_else(|| odd("a topic is null"))?,
+        key: D::bulk_bytes(row, 3)?,
+        headers: D::bulk_text(row, 4)?.ok_or_else(|| odd("headers are null"))?,
+        body: D::bulk_bytes(row, 5)?.unwrap_or_default(),
+        due_at: Timestamp(number(6)?),
+        created_at: Timestamp(number(7)?),
     })
 }
 
@@ -168,7 +177,8 @@ fn lag<D: Driver>(row: &D::Row) -> sqlx::Result<Lag> {
 }
 
 fn parked<D: Driver>(found: &D::Row) -> sqlx::Result<Parked> {
-    let (reason, parked_at) = (text::<D>(found, 8)?, number::<D>(found, 9)?);
+    let reason = D::bulk_text(found, 8)?.ok_or_else(|| odd("a reason is null"))?;
+    let parked_at = positive(D::bulk_number(found, 9)?)?;
     Ok(Parked { row: row::<D>(found)?, reason, parked_at })
 }
 
@@ -290,7 +300,7 @@ impl<D: Driver> Store for Tables<D> {
     }
 
     async fn parked(&mut self, after: RowId, limit: u32) -> Result<Vec<Parked>, StoreError> {
-        let rows = self.query(self.sql.parked(after, limit)).await?;
+        let rows = self.query(D::bulk(self.sql.parked(after, limit))).await?;
         let parked = rows.iter().map(parked::<D>);
         parked.collect::<sqlx::Result<_>>().map_err(|error| failed::<D>(error))
     }

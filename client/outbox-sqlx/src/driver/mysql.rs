@@ -13,6 +13,10 @@ pub(crate) struct Maria;
 
 impl Maria {
     const KEEP_STATEMENTS: bool = true;
+
+    const fn is_written_out(_rows: &[NewRow]) -> bool {
+        false
+    }
 }
 
 /// Deadlock, lock wait timeout, refused by the cluster: nothing was committed.

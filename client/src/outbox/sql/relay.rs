@@ -1,34 +1,12 @@
-//! What a relay asks, and what an application enqueues.
+//! What a relay asks.
 
-use super::{Dialect, ROW_COLUMNS, Sql, list, write_ids};
+use super::{Dialect, ROW_COLUMNS, Sql, among, list, write_ids};
 use crate::clock::millis;
 use crate::outbox::row::RowId;
 use crate::outbox::store::{Claim, OutboxId, Park, RowRange, Step};
 use std::time::Duration;
 
 impl Sql {
-    /// Inserts `rows` rows. To be bound for each: message id (16 bytes), topic, key (or null),
-    /// headers, body, due at, created at.
-    #[must_use]
-    pub fn enqueue(&self, rows: usize) -> String {
-        let row = |number: usize| {
-            let slot = |column: usize| match self.dialect {
-                Dialect::Postgres => format!("${}", number * 7 + column),
-                Dialect::Mysql | Dialect::Sqlite => "?".to_owned(),
-            };
-            let id = match self.dialect {
-                Dialect::Postgres => format!("encode({}, 'hex')::uuid", slot(1)),
-                Dialect::Mysql | Dialect::Sqlite => slot(1),
-            };
-            let rest: Vec<_> = (2..=7).map(slot).collect();
-            format!("({id}, {})", rest.join(", "))
-        };
-        let rows: Vec<_> = (0..rows).map(row).collect();
-        let [_, columns @ ..] = ROW_COLUMNS;
-        let columns = columns.join(", ");
-        format!("INSERT INTO {} ({columns}) VALUES {}", self.table("outbox"), rows.join(", "))
-    }
-
     /// Gives one row: outbox id, schema version, belongs to, found in, owner or null, durability
     /// warning or null.
     #[must_use]
@@ -118,7 +96,7 @@ impl Sql {
         if ids.is_empty() {
             return format!("SELECT {columns} FROM {outbox} o WHERE 1 = 0");
         }
-        format!("SELECT {columns} FROM {outbox} o WHERE o.id IN ({}) ORDER BY o.id", list(ids))
+        format!("SELECT {columns} FROM {outbox} o WHERE {} ORDER BY o.id", among("o.id", ids))
     }
 
     /// Gives rows, see [`Store::scan`](super::super::Store::scan).
@@ -131,26 +109,36 @@ impl Sql {
             Dialect::Sqlite => "length(CAST(o.body AS BLOB)) + 64 AS size",
             Dialect::Postgres | Dialect::Mysql => size,
         };
+        // Where a row's body is a mere reference until it is sent, rows are taken along; elsewhere
+        // their numbers and sizes go first, so that what does not fit is not copied.
+        let takes_rows = self.dialect == Dialect::Postgres;
+        let what = if takes_rows { format!("o.*, {size}") } else { format!("o.id, {size}") };
         let above = format!(
-            "SELECT o.id, {size} FROM {outbox} o WHERE o.id > {after} ORDER BY o.id LIMIT {rows_max}"
+            "SELECT {what} FROM {outbox} o WHERE o.id > {after} ORDER BY o.id LIMIT {rows_max}"
         );
-        let found = match self.gap_rows(gaps, size) {
+        let found = match self.gap_rows(gaps, &what) {
             None => above,
             Some(in_gaps) => format!(
-                "SELECT f.id, f.size FROM ({in_gaps} UNION ALL SELECT a.id, a.size FROM ({above}) a\
-                 ) f ORDER BY f.id LIMIT {rows_max}"
+                "SELECT f.* FROM ({in_gaps} UNION ALL SELECT a.* FROM ({above}) a) f ORDER BY f.id \
+                 LIMIT {rows_max}"
             ),
         };
-        // Numbers and sizes first, so that what does not fit is neither copied nor sent.
+        let through = "SUM(s.size) OVER (ORDER BY s.id ROWS UNBOUNDED PRECEDING) AS through";
+        if takes_rows {
+            return format!(
+                "SELECT {} FROM (SELECT s.*, {through} FROM ({found}) s) o \
+                 WHERE o.through - o.size < {bytes_max} ORDER BY o.id",
+                self.row_columns("o.")
+            );
+        }
         format!(
-            "SELECT {} FROM (SELECT s.id, s.size, SUM(s.size) OVER (ORDER BY s.id) AS through FROM \
-             ({found}) s) t JOIN {outbox} o ON o.id = t.id WHERE t.through - t.size < {bytes_max} \
-             ORDER BY o.id",
+            "SELECT {} FROM (SELECT s.id, s.size, {through} FROM ({found}) s) t \
+             JOIN {outbox} o ON o.id = t.id WHERE t.through - t.size < {bytes_max} ORDER BY o.id",
             self.row_columns("o.")
         )
     }
 
-    fn gap_rows(&self, gaps: &[RowRange], size: &str) -> Option<String> {
+    fn gap_rows(&self, gaps: &[RowRange], what: &str) -> Option<String> {
         if gaps.is_empty() {
             return None;
         }
@@ -163,16 +151,16 @@ impl Sql {
         let join = format!("JOIN {outbox} o ON o.id BETWEEN");
         Some(match self.dialect {
             Dialect::Postgres => format!(
-                "SELECT o.id, {size} FROM (VALUES {values}) AS g (first, last) {join} g.first AND \
+                "SELECT {what} FROM (VALUES {values}) AS g (first, last) {join} g.first AND \
                  g.last"
             ),
-            Dialect::Sqlite => format!(
-                "SELECT o.id, {size} FROM (VALUES {values}) g {join} g.column1 AND g.column2"
-            ),
+            Dialect::Sqlite => {
+                format!("SELECT {what} FROM (VALUES {values}) g {join} g.column1 AND g.column2")
+            }
             Dialect::Mysql => {
                 let either =
                     ranges(&|first, last| format!("o.id BETWEEN {first} AND {last}"), " OR ");
-                format!("SELECT o.id, {size} FROM {outbox} o WHERE {either}")
+                format!("SELECT {what} FROM {outbox} o WHERE {either}")
             }
         })
     }
@@ -215,8 +203,8 @@ impl Sql {
 
     fn delete_rows(&self, ids: &[RowId], held: &str) -> Option<String> {
         let outbox = self.table("outbox");
-        let ids = (!ids.is_empty()).then(|| list(ids))?;
-        Some(format!("DELETE FROM {outbox} WHERE id IN ({ids}) AND {held}"))
+        let among = (!ids.is_empty()).then(|| among("id", ids))?;
+        Some(format!("DELETE FROM {outbox} WHERE {among} AND {held}"))
     }
 
     fn insert_claim(&self, claim: &Claim, epoch: u64) -> String {
