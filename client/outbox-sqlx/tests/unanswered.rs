@@ -1,5 +1,7 @@
 //! A commit that the database has made and whose answer is lost on the way.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic, and its tasks end with it")]
+
 #[expect(dead_code, reason = "shared with tests that need the rest of it")]
 mod support;
 
