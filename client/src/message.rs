@@ -67,13 +67,16 @@ impl Message {
         self
     }
 
-    /// Asks for no delivery before `delay` from now has passed.
+    /// Asks for no delivery before `delay` from now has passed, by this machine's clock.
+    ///
+    /// The broker stores the message at once and publishes it when it is due by its own clock; so
+    /// its receipt has no offset, and its place among other messages is that of its time.
     #[must_use]
     pub fn delay(self, delay: Duration) -> Self {
         self.due_at(wall_clock().plus_millis(millis(delay)))
     }
 
-    /// Asks for no delivery before `at`.
+    /// Asks for no delivery before `at`; a time that has passed is no delay. See [`Self::delay`].
     #[must_use]
     pub const fn due_at(mut self, at: Timestamp) -> Self {
         self.content.due_at = at;

@@ -341,7 +341,7 @@ wire_struct! {
 
     /// The answer to [`Publish`].
     pub struct Receipt {
-        /// The first message's offset; `None` for a repeat too old to know it.
+        /// The first message's offset; `None` for delayed messages, and for a repeat too old to know it.
         pub base: Option<Offset>,
         /// How many messages the batch has.
         pub count: u32,

@@ -79,6 +79,20 @@ impl Admission {
         Ok(())
     }
 
+    /// Checks that a frame with `bytes` of batches is not too large for the journal.
+    ///
+    /// # Errors
+    ///
+    /// A refusal: it never fits.
+    pub(crate) fn check_frame(&self, bytes: usize) -> Result<(), Refusal> {
+        let (frame, limit) = (room_of(bytes).0, self.space.frame_bytes_max);
+        if frame <= limit {
+            return Ok(());
+        }
+        let text = format!("the batch takes {frame} bytes, where {limit} are the most: divide it");
+        Err(Refusal::of_request(ErrorCode::TooLarge, text))
+    }
+
     /// Deducts what a frame with `bytes` of batches takes.
     pub(crate) const fn take(&mut self, bytes: usize) {
         let (ring, disk) = room_of(bytes);
@@ -99,12 +113,10 @@ fn check_message(settings: &TopicSettings, entry: &EntryRef<'_>) -> Result<(), R
         let text = format!("a body of {found} bytes is above the topic's limit of {limit}");
         return Err(Refusal::of_request(ErrorCode::TooLarge, text));
     }
-    let plain = entry.priority == Priority::DEFAULT
-        && entry.due_at == Timestamp::ZERO
-        && entry.expires_at == Timestamp::ZERO;
+    let plain = entry.priority == Priority::DEFAULT && entry.expires_at == Timestamp::ZERO;
     if plain {
         return Ok(());
     }
-    let text = "delay, expiry and priority of messages are not built yet";
+    let text = "expiry and priority of messages are not built yet";
     Err(Refusal::of_request(ErrorCode::Unsupported, text))
 }

@@ -97,7 +97,7 @@ fn repeat(
 }
 
 fn answer(placed: &event::Placed) -> CommittedPublish {
-    CommittedPublish { base: Some(placed.base), count: placed.count }
+    CommittedPublish { base: placed.base, count: placed.count }
 }
 
 fn accept(
@@ -134,7 +134,7 @@ fn accept(
     for (_, demand) in plan.demands.iter().filter(|(_, demand)| demand.trim.is_some()) {
         deliveries.trimmed(context, demand.partition);
     }
-    for publish in &plan.publishes {
+    for publish in plan.publishes.iter().filter(|publish| publish.due.is_empty()) {
         deliveries.published(context, publish.partition, &publish.entries);
         sweeps.published(context, publish.topic);
     }

@@ -57,6 +57,9 @@ impl Context<'_> {
             if let Event::Published(published) = event {
                 self.note_published(index, published);
             }
+            if let Event::Delayed(delayed) = event {
+                self.journal.visibility.delayed(index, delayed.partition, delayed.written);
+            }
         }
         self.effects.push(Effect::Append(Append { index, time, events, batches }));
         index

@@ -31,12 +31,12 @@ mod window;
 mod tests;
 
 pub(crate) use commit::Settlement;
+pub(crate) use dead_letter::{place_in, published};
 
 use crate::context::Context;
 use crate::event::{Event, OffsetRun};
-use crate::input::{LoadPurpose, WindowEntry};
+use crate::input::WindowEntry;
 use crate::time::Time;
-use bytes::Bytes;
 use consumer::ConsumerKey;
 use dead_letter::Letters;
 use posthouse_protocol::message::DeliveryRun;
@@ -171,23 +171,6 @@ impl Deliveries {
         self.settle_damaged(context, id, damaged);
     }
 
-    /// The answer to a load of one message.
-    pub(crate) fn message_loaded(
-        &mut self,
-        context: &mut Context<'_>,
-        purpose: LoadPurpose,
-        batch: Option<Bytes>,
-    ) {
-        match purpose {
-            LoadPurpose::DeadLetter { subscription, offset } => {
-                self.bury(context, subscription, offset, batch);
-            }
-            LoadPurpose::Redrive { partition, offset } => {
-                self.bring_back(context, partition, offset, batch);
-            }
-        }
-    }
-
     /// Ends leases and waits whose time has come. Early or repeated calls are harmless.
     pub(crate) fn on_deadline(&mut self, context: &mut Context<'_>) {
         let now = context.now.mono;
@@ -291,6 +274,8 @@ fn len_of(event: &Event) -> usize {
         | Event::Published(_)
         | Event::DeadLettered(_)
         | Event::CursorSaved(_)
-        | Event::Committed(_) => FIXED,
+        | Event::Committed(_)
+        | Event::Delayed(_)
+        | Event::DelayEnded(_) => FIXED,
     }
 }

@@ -5,11 +5,12 @@ use crate::catalog::{producers, subscriptions, topics};
 use crate::commit;
 use crate::context::{Client, Context, Journal};
 use crate::cursor;
+use crate::delay::Delays;
 use crate::delivery::Deliveries;
 use crate::effect::Effects;
 use crate::event::{Event, Started};
 use crate::fetch::Fetches;
-use crate::input::{ConnectionId, Input};
+use crate::input::{ConnectionId, Input, LoadPurpose};
 use crate::producers::Producers;
 use crate::publish;
 use crate::refusal::Refusal;
@@ -36,6 +37,7 @@ pub(crate) struct Volatile {
     pub(crate) producers: Producers,
     pub(crate) sweeps: Sweeps,
     pub(crate) admission: Admission,
+    pub(crate) delays: Delays,
     /// Partitions that can be seen further since the last round.
     moved: Vec<PartitionId>,
 }
@@ -77,7 +79,7 @@ impl Engine {
                 volatile.deliveries.window_loaded(context, subscription, from..next, &entries);
             }
             Input::MessageLoaded { purpose, batch } => {
-                volatile.deliveries.message_loaded(context, purpose, batch);
+                volatile.message_loaded(context, purpose, batch);
             }
             Input::Space(space) => volatile.admission.space = space,
             Input::Deadline => volatile.on_deadline(context),
@@ -158,6 +160,25 @@ impl Volatile {
         }
     }
 
+    fn message_loaded(
+        &mut self,
+        context: &mut Context<'_>,
+        purpose: LoadPurpose,
+        batch: Option<Bytes>,
+    ) {
+        match purpose {
+            LoadPurpose::DeadLetter { subscription, offset } => {
+                self.deliveries.bury(context, subscription, offset, batch);
+            }
+            LoadPurpose::Redrive { partition, offset } => {
+                self.deliveries.bring_back(context, partition, offset, batch);
+            }
+            LoadPurpose::Due { partition, offset } => {
+                self.publish_due(context, (partition, offset), batch);
+            }
+        }
+    }
+
     fn disconnected(&mut self, context: &mut Context<'_>, connection: ConnectionId) {
         self.fetches.disconnected(connection);
         self.producers.disconnected(context.now, connection);
@@ -188,6 +209,7 @@ impl Volatile {
         for partition in self.moved.drain(..) {
             self.fetches.visible_moved(context, partition);
         }
+        self.delays.flush(context, self.admission.draining);
         self.deliveries.flush(context);
     }
 
@@ -197,6 +219,7 @@ impl Volatile {
             self.fetches.next_deadline(),
             self.producers.next_deadline(),
             self.sweeps.next_deadline(),
+            self.delays.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }

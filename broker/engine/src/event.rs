@@ -130,6 +130,32 @@ wire_struct! {
         pub digest: u32,
     }
 
+    /// A batch of messages was accepted of which none is visible before it is due. Its bytes are in
+    /// the same frame.
+    pub struct Delayed {
+        /// Where the messages will be published.
+        pub topic: TopicId,
+        /// The topic's waiting room; with its first batch a partition that was never used before.
+        pub partition: PartitionId,
+        /// The first message's offset in there.
+        pub base: Offset,
+        /// When each of them is due.
+        pub due: Vec<Timestamp>,
+        /// Whether it may be answered when it is written: as in [`Published`].
+        pub written: bool,
+        /// By whom; `None` for a part of a commit, whose [`Committed`] is in the same frame.
+        pub sender: Option<Sender>,
+    }
+
+    /// Messages have left a waiting room: purged, damaged, or due, and then their `Published` is in
+    /// the same frame.
+    pub struct DelayEnded {
+        /// Which waiting room.
+        pub partition: PartitionId,
+        /// Which messages.
+        pub runs: Vec<OffsetRun>,
+    }
+
     /// Messages were handed out.
     pub struct HandedOut {
         /// To a consumer of this subscription.
@@ -208,8 +234,8 @@ wire_struct! {
     pub struct Placed {
         /// Which topic.
         pub topic: TopicId,
-        /// The first message's offset.
-        pub base: Offset,
+        /// The first message's offset; `None` if the messages wait until they are due.
+        pub base: Option<Offset>,
         /// How many messages.
         pub count: u32,
     }
@@ -220,6 +246,21 @@ wire_struct! {
         pub first: Offset,
         /// How many; at least 1.
         pub count: u64,
+    }
+}
+
+impl Published {
+    /// Where the batch went.
+    pub(crate) const fn placed(&self) -> Placed {
+        Placed { topic: self.topic, base: Some(self.base), count: self.count }
+    }
+}
+
+impl Delayed {
+    /// Where the batch went, as its sender is told.
+    pub(crate) fn placed(&self) -> Placed {
+        let count = u32::try_from(self.due.len()).unwrap_or(u32::MAX);
+        Placed { topic: self.topic, base: None, count }
     }
 }
 
@@ -260,4 +301,8 @@ pub enum Event {
     CursorSaved(CursorSaved),
     /// See [`Committed`].
     Committed(Committed),
+    /// See [`Delayed`].
+    Delayed(Delayed),
+    /// See [`DelayEnded`].
+    DelayEnded(DelayEnded),
 }

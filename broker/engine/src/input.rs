@@ -101,6 +101,13 @@ pub enum LoadPurpose {
         /// Where it is in there.
         offset: Offset,
     },
+    /// To be published, because it is due.
+    Due {
+        /// The waiting room.
+        partition: PartitionId,
+        /// Where it is in there.
+        offset: Offset,
+    },
 }
 
 /// Room for publishes. Settlements have a reserve of their own and are never refused for space.

@@ -22,6 +22,7 @@ mod catalog;
 mod commit;
 mod context;
 mod cursor;
+mod delay;
 mod delivery;
 mod engine;
 mod fetch;

@@ -4,10 +4,12 @@
 //! case, and a publish that is refused never moves the producer's high-water mark, so that its
 //! retry is not swallowed.
 
+use crate::admission::Admission;
 use crate::context::{Client, Context};
+use crate::delay::{self, DUE_BYTES, due_times};
 use crate::effect::{BatchAppend, Gate};
 use crate::engine::Volatile;
-use crate::event::{Event, Published, Sender, TopicTrimmed};
+use crate::event::{Delayed, Event, Published, Sender, TopicTrimmed};
 use crate::refusal::Refusal;
 use crate::retention::make_room;
 use crate::sending::{Sending, Standing, reached};
@@ -16,7 +18,7 @@ use bytes::Bytes;
 use posthouse_protocol::batch::BatchView;
 use posthouse_protocol::message::{Publish, Receipt};
 use posthouse_protocol::settings::Durability;
-use posthouse_protocol::{ErrorCode, LogIndex};
+use posthouse_protocol::{ErrorCode, LogIndex, Timestamp, TopicId};
 
 /// Carries out a publish and answers it.
 pub(crate) fn publish(
@@ -67,7 +69,7 @@ fn repeat(
         return Err(Sending::from(request).reused());
     }
     let (durability, gate) = reached(accepted.written, accepted.index);
-    let (base, count) = (Some(accepted.base), accepted.count);
+    let (base, count) = (accepted.base, accepted.count);
     Ok((Receipt { base, count, durability, duplicate: true }, gate))
 }
 
@@ -83,12 +85,16 @@ fn accept(
     let (id, partition) = (topic.id, topic.partition);
     let written = topic.settings.durability == Durability::Written;
     let (base, count) = (context.partition_end(partition), view.count());
+    let due = due_times(view, context.now.wall)?;
     admission.check_messages(&topic.settings, view, base)?;
+    let (producer, sequence, digest) = (request.producer, request.sequence, view.header_crc());
+    let sender = Some(Sender { producer, sequence, digest });
+    if !due.is_empty() {
+        return delay(context, admission, (id, written), (sender, due), batch);
+    }
     admission.check_space(batch.len())?;
     let bytes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
     let trim = make_room(context.state, topic, u64::from(count), u64::from(bytes))?;
-    let (producer, sequence, digest) = (request.producer, request.sequence, view.header_crc());
-    let sender = Some(Sender { producer, sequence, digest });
     let published = Published { topic: id, base, count, bytes, written, sender };
     let published = Event::Published(published);
     let events = match trim {
@@ -105,4 +111,27 @@ fn accept(
     sweeps.published(context, id);
     let (durability, gate) = reached(written, index);
     Ok((Receipt { base: Some(base), count, durability, duplicate: false }, gate))
+}
+
+/// Puts a batch into the waiting room of its topic.
+fn delay(
+    context: &mut Context<'_>,
+    admission: &mut Admission,
+    (id, written): (TopicId, bool),
+    (sender, due): (Option<Sender>, Vec<Timestamp>),
+    batch: &Bytes,
+) -> Result<(Receipt, Gate), Refusal> {
+    delay::check_count(context.state.waiting.messages(), due.len())?;
+    let bytes = batch.len() + due.len() * DUE_BYTES;
+    admission.check_space(bytes)?;
+    admission.check_frame(bytes)?;
+    let topic = context.state.topics.get(&id).ok_or_else(|| Refusal::no_topic_id(id))?;
+    let (partition, base) = delay::place_of(context.state, topic, 0);
+    let count = u32::try_from(due.len()).unwrap_or(u32::MAX);
+    let delayed = Delayed { topic: id, partition, base, due, written, sender };
+    let append = BatchAppend { partition, base, count, bytes: batch.clone() };
+    let index = context.append(vec![Event::Delayed(delayed)], vec![append]);
+    admission.take(bytes);
+    let (durability, gate) = reached(written, index);
+    Ok((Receipt { base: None, count, durability, duplicate: false }, gate))
 }

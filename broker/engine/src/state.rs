@@ -13,6 +13,7 @@ mod producer;
 mod retained;
 mod subscription;
 mod topic;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub(crate) use partition::Partition;
 pub(crate) use producer::{Kept, Producer};
 pub(crate) use subscription::{Failure, Rejection, Subscription};
 pub(crate) use topic::Topic;
+pub(crate) use waiting::{WaitingRoom, WaitingRooms};
 
 use posthouse_protocol::{
     LogIndex, Name, PartitionId, ProducerId, StartEpoch, SubscriptionId, TopicId,
@@ -39,6 +41,8 @@ pub struct State {
     pub(crate) topics: BTreeMap<TopicId, Topic>,
     pub(crate) topic_ids: BTreeMap<Name, TopicId>,
     pub(crate) partitions: BTreeMap<PartitionId, Partition>,
+    /// Of messages that are not due.
+    pub(crate) waiting: WaitingRooms,
     pub(crate) subscriptions: BTreeMap<SubscriptionId, Subscription>,
     pub(crate) producers: BTreeMap<ProducerId, Producer>,
     pub(crate) producer_ids: BTreeMap<Name, ProducerId>,
@@ -90,9 +94,12 @@ impl State {
         self.start_epoch
     }
 
-    /// All partitions, ascending.
+    /// All partitions, waiting rooms included, ascending.
     pub fn partitions(&self) -> impl Iterator<Item = PartitionId> {
-        self.partitions.keys().copied()
+        let mut all: Vec<_> = self.partitions.keys().copied().collect();
+        all.extend(self.waiting.iter().map(|room| room.id));
+        all.sort_unstable();
+        all.into_iter()
     }
 
     pub(crate) fn topic_named(&self, name: &Name) -> Option<&Topic> {

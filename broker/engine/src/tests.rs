@@ -2,6 +2,7 @@
 
 mod catalog;
 mod commits;
+mod delays;
 mod fetches;
 mod laws;
 mod producers;

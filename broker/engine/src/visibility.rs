@@ -22,6 +22,8 @@ pub(crate) struct Visibility {
     /// The partitions that do not show everything.
     ends: BTreeMap<PartitionId, Shown>,
     committed: LogIndex,
+    /// Waiting rooms with messages that are seen only when their frame is committed.
+    held_rooms: BTreeMap<PartitionId, LogIndex>,
 }
 
 /// How far a partition may be seen that does not show everything.
@@ -49,7 +51,7 @@ impl Visibility {
         (base, end): (Offset, Offset),
         written: bool,
     ) {
-        let Self { uncommitted, unwritten, ends, committed } = self;
+        let Self { uncommitted, unwritten, ends, committed, .. } = self;
         let fresh = Shown { end: base, held_until: LogIndex::ZERO };
         let shown = ends.entry(partition).or_insert(fresh);
         let pending = Pending { index, partition, end };
@@ -59,6 +61,18 @@ impl Visibility {
             shown.held_until = index;
             uncommitted.push_back(pending);
         }
+    }
+
+    /// Notes that the frame `index` puts messages into a waiting room.
+    pub(crate) fn delayed(&mut self, index: LogIndex, room: PartitionId, written: bool) {
+        if !written {
+            self.held_rooms.insert(room, index);
+        }
+    }
+
+    /// Whether what waits in `room` may be seen before the frame that publishes it is committed.
+    pub(crate) fn may_leave(&self, room: PartitionId) -> bool {
+        !self.held_rooms.contains_key(&room)
     }
 
     /// Whether messages of `partition` wait until their frame is committed, and with them whatever
@@ -76,6 +90,8 @@ impl Visibility {
         moved: &mut Vec<PartitionId>,
     ) {
         self.committed = self.committed.max(committed);
+        let reached = self.committed;
+        self.held_rooms.retain(|_, index| *index > reached);
         let Self { uncommitted, unwritten, ends, .. } = self;
         for (queue, reached) in [(unwritten, written), (uncommitted, committed)] {
             while let Some(pending) = queue.pop_front_if(|pending| pending.index <= reached) {

@@ -5,7 +5,7 @@ use crate::shell::Job;
 use bytes::Bytes;
 use posthouse_engine::Input;
 use posthouse_engine::effect::Fetch;
-use posthouse_engine::input::ConnectionId;
+use posthouse_engine::input::{ConnectionId, LoadPurpose};
 use posthouse_protocol::{CorrelationId, Reply};
 use posthouse_storage::reader::Reader;
 use std::collections::VecDeque;
@@ -127,6 +127,9 @@ pub fn perform(reader: &Reader, job: Job) -> Loaded {
         }
         Job::Message { purpose, partition, offset, headers } => {
             let batch = read::message(reader, partition, offset, purpose, headers);
+            if batch.is_none() && matches!(purpose, LoadPurpose::Due { .. }) {
+                tracing::error!(%partition, %offset, "a delayed message is damaged, and dropped");
+            }
             Loaded::Input(Input::MessageLoaded { purpose, batch })
         }
         Job::Fetch(fetch) => {

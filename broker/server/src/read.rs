@@ -1,4 +1,5 @@
-//! What is read from the storage for windows, fetches, deliveries and dead letters.
+//! What is read from the storage for windows, fetches, deliveries, dead letters and messages that
+//! are due.
 
 use crate::slices::{Budget, Cut, cut};
 use bytes::Bytes;
@@ -232,6 +233,7 @@ pub(crate) fn message(
     let mut message = own(&batch.bytes, &source).ok()?;
     match purpose {
         LoadPurpose::DeadLetter { .. } => add_dead_headers(&mut message, headers),
+        LoadPurpose::Due { .. } => {}
         LoadPurpose::Redrive { .. } => {
             message.headers.retain(|(name, _)| !name.starts_with(DEAD_HEADER_PREFIX.as_bytes()));
         }

@@ -62,7 +62,8 @@ enum Place {
     },
 }
 
-/// The messages for one topic.
+/// The messages for one topic that have a time, or those that have none: the broker takes no batch
+/// with both.
 #[derive(Debug)]
 struct Gathering {
     topic: Name,
@@ -117,11 +118,12 @@ fn add_messages(
         let (topic, content) = outgoing.into_parts();
         let fault =
             |topic: &str| CommitPart::Message { index: Some(index), topic: topic.to_owned() };
-        let place = match places.get(&topic) {
+        let slot = (topic, content.due_at != Timestamp::ZERO);
+        let place = match places.get(&slot) {
             Some(place) => *place,
             None => {
-                let name = Name::new(&topic)
-                    .map_err(|error| CommitErrorKind::Name { error, at: fault(&topic) })?;
+                let name = Name::new(&slot.0)
+                    .map_err(|error| CommitErrorKind::Name { error, at: fault(&slot.0) })?;
                 let (builder, created_at) = (BatchBuilder::new(), content.created_at);
                 gatherings.push(Gathering {
                     topic: name,
@@ -129,13 +131,13 @@ fn add_messages(
                     created_at,
                     indexes: Vec::new(),
                 });
-                places.insert(topic.clone(), gatherings.len() - 1);
+                places.insert(slot.clone(), gatherings.len() - 1);
                 gatherings.len() - 1
             }
         };
         let Some(gathering) = gatherings.get_mut(place) else { continue };
         gathering.builder.push(&content).map_err(|error| {
-            let at = Some(fault(&topic));
+            let at = Some(fault(&slot.0));
             CommitErrorKind::Invalid { error, at }
         })?;
         gathering.indexes.push(index);

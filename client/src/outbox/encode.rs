@@ -1,17 +1,17 @@
-//! From rows to what goes to the broker: one batch for each topic, the same bytes for the same rows
-//! however often they are read.
+//! From rows to what goes to the broker: one batch for each topic, and one more for its rows with
+//! times; the same bytes for the same rows however often they are read.
 
 use super::headers;
 use super::row::{Row, RowId};
 use bytes::{Bytes, BytesMut};
 use posthouse_protocol::batch::{BatchBuilder, Message, encoded_len};
 use posthouse_protocol::message::{CommitPublish, Operation, RefusedAt};
-use posthouse_protocol::{Name, limits};
+use posthouse_protocol::{Name, Timestamp, limits};
 
 /// The rows of one claim as a commit carries them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Encoded {
-    /// One publish for each topic, in the order of each topic's first row.
+    /// One publish for each topic, and one for its rows with times, in the order of their first rows.
     pub(crate) operations: Vec<Operation>,
     /// The batches, one after another.
     pub(crate) tail: Bytes,
@@ -55,7 +55,7 @@ pub(crate) fn encode(rows: &[Row]) -> Result<Encoded, BadRow> {
     for row in rows {
         let bad = |reason: String| BadRow { row: row.id, reason };
         let (topic, message) = message(row).map_err(bad)?;
-        let at = parts.iter().position(|part| part.topic == topic).unwrap_or_else(|| {
+        let at = parts.iter().position(|part| part.takes(&topic, row)).unwrap_or_else(|| {
             parts.push(Part::new(topic, row));
             parts.len() - 1
         });
@@ -77,6 +77,13 @@ struct Part<'a> {
 impl<'a> Part<'a> {
     fn new(topic: Name, first: &'a Row) -> Self {
         Self { topic, batch: BatchBuilder::new(), first, rows: Vec::new() }
+    }
+
+    /// The broker takes no batch in which some messages have times at which they are due and some
+    /// have none.
+    fn takes(&self, topic: &Name, row: &Row) -> bool {
+        let is_timed = |row: &Row| row.due_at != Timestamp::ZERO;
+        self.topic == *topic && is_timed(self.first) == is_timed(row)
     }
 }
 
@@ -137,8 +144,17 @@ fn message(row: &Row) -> Result<(Name, Message), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use posthouse_protocol::MessageId;
     use posthouse_protocol::batch::BatchView;
-    use posthouse_protocol::{MessageId, Timestamp};
+
+    #[test]
+    fn rows_with_times_have_a_batch_of_their_own() {
+        let due = Row { due_at: Timestamp(9), ..row(2, "a") };
+        let encoded = encode(&[row(1, "a"), due, row(3, "a")]).unwrap();
+
+        assert_eq!(encoded.places, [vec![RowId(1), RowId(3)], vec![RowId(2)]]);
+        assert_eq!(encoded.operations.len(), 2);
+    }
 
     #[test]
     fn rows_become_one_batch_for_each_topic_in_the_order_of_first_rows() {

@@ -67,6 +67,8 @@ struct Open {
     charge: usize,
     since: Instant,
     created_at: Timestamp,
+    /// Whether its messages have times at which they are due: the broker takes no batch with both.
+    timed: bool,
 }
 
 impl Accumulator {
@@ -94,6 +96,7 @@ impl Accumulator {
             charge: 0,
             since: now(),
             created_at: message.created_at,
+            timed: is_timed(message),
         });
         open.charge += charge;
         Ok(Pushed { outcomes: Arc::clone(&open.outcomes), position, cut: !had_room })
@@ -101,7 +104,9 @@ impl Accumulator {
 
     fn has_room_for(&self, message: &batch::Message, bytes_max: usize) -> bool {
         let bytes_max = bytes_max.min(BATCH_BYTES);
-        self.builder.is_empty() || self.builder.len() + encoded_len(message) <= bytes_max
+        let alike = self.open.as_ref().is_none_or(|open| open.timed == is_timed(message));
+        let fits = self.builder.len() + encoded_len(message) <= bytes_max;
+        self.builder.is_empty() || (alike && fits)
     }
 
     fn cut(&mut self) {
@@ -138,6 +143,10 @@ impl Accumulator {
     }
 }
 
+fn is_timed(message: &batch::Message) -> bool {
+    message.due_at != Timestamp::ZERO
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +161,18 @@ mod tests {
         assert_eq!(positions, [0, 1, 2]);
         assert_eq!((batch.count, batch.charge), (3, 30));
         assert!(accumulator.is_empty());
+    }
+
+    #[test]
+    fn delayed_messages_and_others_are_never_in_one_batch() {
+        let mut accumulator = Accumulator::default();
+        for due in [0, 0, 7, 9, 0] {
+            let message = batch::Message { due_at: Timestamp(due), ..batch::Message::default() };
+            accumulator.push(&message, 10, BATCH_BYTES, Instant::now).unwrap();
+        }
+        let counts = std::iter::from_fn(|| accumulator.take(Take::Any)).map(|batch| batch.count);
+
+        assert_eq!(counts.collect::<Vec<_>>(), [2, 2, 1]);
     }
 
     #[test]

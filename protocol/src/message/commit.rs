@@ -46,7 +46,7 @@ wire_struct! {
 
     /// Where the messages of one publish of a commit are.
     pub struct CommittedPublish {
-        /// The first message's offset; `None` for a repeat too old to know it.
+        /// The first message's offset; `None` for delayed messages, and for a repeat too old to know it.
         pub base: Option<Offset>,
         /// How many messages the batch has.
         pub count: u32,

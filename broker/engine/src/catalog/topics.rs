@@ -2,6 +2,7 @@
 
 use super::{TOPICS_MAX, page};
 use crate::context::{Client, Context};
+use crate::delay::purged;
 use crate::engine::Volatile;
 use crate::event::{Event, TopicAltered, TopicCreated, TopicDeleted, TopicTrimmed};
 use crate::refusal::Refusal;
@@ -71,17 +72,20 @@ fn try_alter(
     named(context, &request.topic).map(|topic| info(context, topic))
 }
 
-/// Forgets all messages that a topic has now.
+/// Forgets all messages that a topic has now, delayed ones included.
 pub(crate) fn purge(
     volatile: &mut Volatile,
     context: &mut Context<'_>,
     client: Client,
     request: &TopicPurge,
 ) {
-    let found = named(context, &request.topic).map(|topic| (topic.id, topic.partition));
-    let answer = found.map(|(id, partition)| {
+    let found = named(context, &request.topic)
+        .map(|topic| (topic.id, topic.partition, purged(context.state, topic)));
+    let answer = found.map(|(id, partition, waiting)| {
         let start = context.partition_end(partition);
-        context.append(vec![Event::TopicTrimmed(TopicTrimmed { id, start })], Vec::new());
+        let mut events = vec![Event::TopicTrimmed(TopicTrimmed { id, start })];
+        events.extend(waiting);
+        context.append(events, Vec::new());
         volatile.deliveries.trimmed(context, partition);
         Done {}
     });

@@ -4,19 +4,22 @@ use super::Received;
 use crate::admission::Admission;
 use crate::context::Context;
 use crate::cursor;
+use crate::delay::{self, due_times};
 use crate::delivery::Settlement;
 use crate::effect::BatchAppend;
-use crate::event::{Committed, CursorSaved, Event, Placed, Published, TopicTrimmed};
+use crate::event::{Committed, CursorSaved, Delayed, Event, Placed, Published, TopicTrimmed};
 use crate::input::WindowEntry;
 use crate::ranges::RangeSet;
 use crate::refusal::Refusal;
 use crate::retention::make_room;
-use crate::state::State;
+use crate::state::{State, Topic};
 use bytes::Bytes;
 use posthouse_protocol::batch::BatchView;
 use posthouse_protocol::message::{CommitPublish, CursorSave, Operation, Settle};
 use posthouse_protocol::settings::Durability;
-use posthouse_protocol::{ErrorCode, Offset, PartitionId, SubscriptionId, TopicId, limits};
+use posthouse_protocol::{
+    ErrorCode, Offset, PartitionId, SubscriptionId, Timestamp, TopicId, limits,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that a commit does.
@@ -27,6 +30,12 @@ pub(super) struct Plan {
     saves: Vec<CursorSaved>,
     /// Of every topic that is published to.
     pub demands: BTreeMap<TopicId, Demand>,
+    /// The waiting room of every topic with delayed messages, and the offset that is next there.
+    rooms: BTreeMap<TopicId, (PartitionId, Offset)>,
+    /// How many of these are new.
+    rooms_made: u32,
+    /// Delayed messages so far.
+    delayed: usize,
     /// Every topic that is published to, settled in or whose cursor is saved.
     topics: BTreeSet<TopicId>,
     /// What is settled so far: a delivery is settled once.
@@ -42,6 +51,8 @@ pub(super) struct Placement {
     count: u32,
     batch: Bytes,
     pub entries: Vec<WindowEntry>,
+    /// When each message is due; empty if none has to wait.
+    pub due: Vec<Timestamp>,
 }
 
 /// What a topic is to take in all.
@@ -122,6 +133,11 @@ impl Plan {
         let topic = context.state.topic_named(&request.topic);
         let topic = topic.ok_or_else(|| Refusal::no_topic(&request.topic))?;
         let (id, partition, count) = (topic.id, topic.partition, view.count());
+        let due = due_times(view, context.now.wall)?;
+        if !due.is_empty() {
+            admission.check_messages(&topic.settings, view, Offset::ZERO)?;
+            return self.delay(context, topic, due, batch);
+        }
         let demand = self.demands.entry(id).or_insert_with(|| Demand {
             partition,
             next: context.partition_end(partition),
@@ -138,7 +154,33 @@ impl Plan {
         demand.operation = place;
         self.topics.insert(id);
         let (batch, entries) = (batch.clone(), std::mem::take(&mut admission.entries));
-        self.publishes.push(Placement { topic: id, partition, base, count, batch, entries });
+        let due = Vec::new();
+        self.publishes.push(Placement { topic: id, partition, base, count, batch, entries, due });
+        Ok(())
+    }
+
+    fn delay(
+        &mut self,
+        context: &Context<'_>,
+        topic: &Topic,
+        due: Vec<Timestamp>,
+        batch: &Bytes,
+    ) -> Result<(), Refusal> {
+        self.delayed += due.len();
+        delay::check_count(context.state.waiting.messages(), self.delayed)?;
+        let made = &mut self.rooms_made;
+        let room = self.rooms.entry(topic.id).or_insert_with(|| {
+            let place = delay::place_of(context.state, topic, *made);
+            *made += u32::from(topic.waiting_room.is_none());
+            place
+        });
+        let (partition, base) = *room;
+        room.1 = base.plus(due.len() as u64);
+        self.topics.insert(topic.id);
+        let count = u32::try_from(due.len()).unwrap_or(u32::MAX);
+        let (batch, entries) = (batch.clone(), Vec::new());
+        let topic = topic.id;
+        self.publishes.push(Placement { topic, partition, base, count, batch, entries, due });
         Ok(())
     }
 
@@ -164,7 +206,7 @@ impl Plan {
     pub(super) fn placed(&self) -> impl Iterator<Item = Placed> {
         self.publishes.iter().map(|publish| Placed {
             topic: publish.topic,
-            base: publish.base,
+            base: publish.due.is_empty().then_some(publish.base),
             count: publish.count,
         })
     }
@@ -179,16 +221,7 @@ impl Plan {
         events.extend(self.saves.drain(..).map(Event::CursorSaved));
         let trims = self.demands.iter().filter_map(|(id, demand)| Some((*id, demand.trim?)));
         events.extend(trims.map(|(id, start)| Event::TopicTrimmed(TopicTrimmed { id, start })));
-        events.extend(self.publishes.iter().map(|publish| {
-            Event::Published(Published {
-                topic: publish.topic,
-                base: publish.base,
-                count: publish.count,
-                bytes: u32::try_from(publish.batch.len()).unwrap_or(u32::MAX),
-                written,
-                sender: None,
-            })
-        }));
+        events.extend(self.publishes.iter().map(|publish| publish.event(written)));
         events.push(Event::Committed(committed));
         events
     }
@@ -202,6 +235,19 @@ impl Plan {
             bytes: publish.batch.clone(),
         };
         self.publishes.iter().map(append).collect()
+    }
+}
+
+impl Placement {
+    fn event(&self, written: bool) -> Event {
+        let (topic, base, sender) = (self.topic, self.base, None);
+        if !self.due.is_empty() {
+            let (partition, due) = (self.partition, self.due.clone());
+            return Event::Delayed(Delayed { topic, partition, base, due, written, sender });
+        }
+        let count = self.count;
+        let bytes = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
+        Event::Published(Published { topic, base, count, bytes, written, sender })
     }
 }
 

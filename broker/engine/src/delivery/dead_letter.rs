@@ -32,7 +32,7 @@ pub(super) struct Letters {
 
 /// Where a message is to be published, by the broker itself.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     pub topic: TopicId,
     pub partition: PartitionId,
     pub base: Offset,
@@ -73,7 +73,7 @@ impl Deliveries {
 
     /// Makes a dead letter of a message that was asked for. If its bytes are damaged there is
     /// nothing to keep.
-    pub(super) fn bury(
+    pub(crate) fn bury(
         &mut self,
         context: &mut Context<'_>,
         id: SubscriptionId,
@@ -105,7 +105,7 @@ impl Deliveries {
     }
 
     /// Appends a frame that publishes a batch of one message.
-    pub(super) fn publish(
+    pub(crate) fn publish(
         &mut self,
         context: &mut Context<'_>,
         events: Vec<Event>,
@@ -121,7 +121,7 @@ impl Deliveries {
 }
 
 /// The event that publishes a batch of one message at `place`.
-pub(super) fn published(place: Place, batch: &Bytes) -> Event {
+pub(crate) fn published(place: Place, batch: &Bytes) -> Event {
     Event::Published(event::Published {
         topic: place.topic,
         base: place.base,
@@ -133,7 +133,7 @@ pub(super) fn published(place: Place, batch: &Bytes) -> Event {
 }
 
 /// The end of a topic.
-pub(super) fn place_in(state: &State, topic: &Topic) -> Option<Place> {
+pub(crate) fn place_in(state: &State, topic: &Topic) -> Option<Place> {
     let partition = state.partitions.get(&topic.partition)?;
     Some(Place {
         topic: topic.id,

@@ -147,7 +147,7 @@ impl Deliveries {
 
     /// Gives one dead letter back. One whose bytes are damaged stays, as does one that somebody has
     /// taken or settled in the meantime.
-    pub(super) fn bring_back(
+    pub(crate) fn bring_back(
         &mut self,
         context: &mut Context<'_>,
         partition: PartitionId,

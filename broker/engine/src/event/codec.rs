@@ -4,8 +4,8 @@
 //! that it added at the end; this version refuses what it does not know.
 
 use super::{
-    Committed, CursorSaved, DeadLettered, Event, Failed, HandedOut, ProducerForgotten,
-    ProducerOpened, Published, Rejected, Settled, Started, SubscriptionCreated,
+    Committed, CursorSaved, DeadLettered, DelayEnded, Delayed, Event, Failed, HandedOut,
+    ProducerForgotten, ProducerOpened, Published, Rejected, Settled, Started, SubscriptionCreated,
     SubscriptionDeleted, TopicAltered, TopicCreated, TopicDeleted, TopicTrimmed,
 };
 use crate::bugs::{Bug, planted};
@@ -60,6 +60,8 @@ kinds! {
     DeadLettered = 15,
     CursorSaved = 16,
     Committed = 17,
+    Delayed = 18,
+    DelayEnded = 19,
 }
 
 /// Appends the events in their order.

@@ -3,7 +3,9 @@
 use super::losses::skip_offsets;
 use super::partition::UNCLEAN_SKIP;
 use super::producer::{Accepted, AcceptedCommit, Kept};
-use super::{Failure, HandedRun, Partition, Producer, Rejection, State, Subscription, Topic};
+use super::{
+    Failure, HandedRun, Partition, Producer, Rejection, State, Subscription, Topic, WaitingRoom,
+};
 use crate::bugs::{Bug, planted};
 use crate::event::{self, Event};
 use posthouse_protocol::settings::{Durability, TopicSettings};
@@ -85,6 +87,8 @@ impl State {
             Event::DeadLettered(event) => self.dead_lettered(event),
             Event::CursorSaved(event) => self.cursor_saved(event),
             Event::Committed(event) => self.committed(time, event),
+            Event::Delayed(event) => self.delayed(time, event),
+            Event::DelayEnded(event) => self.delay_ended(event),
         }
     }
 
@@ -102,6 +106,9 @@ impl State {
             return Ok(());
         }
         let count = UNCLEAN_SKIP.saturating_mul(u64::from(event.skips.max(1)));
+        if is_damaged {
+            self.waiting.skip(count);
+        }
         let partitions = self.partitions.values_mut();
         for partition in partitions.filter(|partition| is_damaged || partition.ever_written) {
             let topic = self.topics.get(&partition.topic);
@@ -160,6 +167,9 @@ impl State {
         let topic = self.topics.remove(&event.id).ok_or(Conflict::NoTopic(event.id))?;
         self.topic_ids.remove(&topic.name);
         self.partitions.remove(&topic.partition);
+        if let Some(room) = topic.waiting_room {
+            self.waiting.close(room);
+        }
         for id in topic.subscriptions.values() {
             self.subscriptions.remove(id);
         }
@@ -254,7 +264,7 @@ impl State {
         let start = wants_start.then(|| floors.map(Subscription::ack_floor).min()).flatten();
         let start = start.unwrap_or(Offset::ZERO).max(partition.start);
         partition.milestones.push(event.base, time, event.bytes, start);
-        match self.accept(time, event) {
+        match self.accept(time, event.sender.as_ref(), event.placed(), event.written) {
             Err(Conflict::NoProducer(_)) if self.is_lossy => Ok(()),
             accepted => accepted,
         }
@@ -264,19 +274,56 @@ impl State {
     pub(super) fn accept(
         &mut self,
         time: Timestamp,
-        event: &event::Published,
+        sender: Option<&event::Sender>,
+        placed: event::Placed,
+        written: bool,
     ) -> Result<(), Conflict> {
-        let Some(sender) = &event.sender else { return Ok(()) };
-        let kept = Kept::Publish(Accepted {
-            sequence: sender.sequence,
-            topic: event.topic,
-            base: event.base,
-            count: event.count,
-            digest: sender.digest,
-            written: event.written,
-            index: self.index,
-        });
+        let Some(sender) = sender else { return Ok(()) };
+        let event::Placed { topic, base, count } = placed;
+        let (sequence, digest, index) = (sender.sequence, sender.digest, self.index);
+        let accepted = Accepted { sequence, topic, base, count, digest, written, index };
+        let kept = Kept::Publish(accepted);
         self.keep(time, sender.producer, kept)
+    }
+
+    fn delayed(&mut self, time: Timestamp, event: &event::Delayed) -> Result<(), Conflict> {
+        let (is_lossy, last) = (self.is_lossy, self.last_ids.partition);
+        let topic = self.topic_mut(event.topic)?;
+        match topic.waiting_room {
+            Some(id) if id == event.partition => {}
+            None if event.partition > last || is_lossy => {
+                topic.waiting_room = Some(event.partition);
+                self.last_ids.partition = last.max(event.partition);
+                let room = WaitingRoom::new(event.partition, event.topic, Offset::ZERO);
+                self.waiting.open(room);
+            }
+            Some(_) | None => return Err(Conflict::Repeated),
+        }
+        let next = self.room(event.partition)?.next;
+        if event.base != next {
+            return Err(Conflict::Place { found: event.base, next });
+        }
+        self.waiting.add(event.partition, &event.due);
+        match self.accept(time, event.sender.as_ref(), event.placed(), event.written) {
+            Err(Conflict::NoProducer(_)) if self.is_lossy => Ok(()),
+            accepted => accepted,
+        }
+    }
+
+    fn delay_ended(&mut self, event: &event::DelayEnded) -> Result<(), Conflict> {
+        let next = self.room(event.partition)?.next;
+        for run in &event.runs {
+            let end = run.first.plus(run.count);
+            if end > next {
+                return Err(Conflict::Place { found: end, next });
+            }
+            self.waiting.remove(event.partition, run.first..end);
+        }
+        Ok(())
+    }
+
+    fn room(&self, id: PartitionId) -> Result<&WaitingRoom, Conflict> {
+        self.waiting.get(id).ok_or(Conflict::NoPartition(id))
     }
 
     fn committed(&mut self, time: Timestamp, event: &event::Committed) -> Result<(), Conflict> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! version u8 | index | start_epoch | last ids | is_lossy u8 | lost | owed
-//! topics | partitions | subscriptions | producers, each: varint count, then entries by ascending id
+//! topics | partitions | subscriptions | producers | waiting rooms, each: varint count, then entries by ascending id
 //! ```
 //!
 //! Storage adds the checksum. Names are not indexed on disk; the maps from names to ids are made
@@ -12,7 +12,7 @@ use super::handed::HandedRuns;
 use super::milestone::{Milestone, Milestones};
 use super::producer::{Kept, Recent};
 use super::subscription::{Failure, Rejection};
-use super::{LastIds, Partition, Producer, State, Subscription, Topic};
+use super::{LastIds, Partition, Producer, State, Subscription, Topic, WaitingRoom};
 use crate::ranges::{RangeSet, put_varint, varint};
 use posthouse_protocol::codec::{Sink, Source};
 use posthouse_protocol::settings::{SubscriptionSettings, TopicSettings};
@@ -24,7 +24,7 @@ use posthouse_protocol::{
 use std::collections::{BTreeMap, VecDeque};
 
 /// Version of this layout.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 impl State {
     /// Appends the whole state to `out`.
@@ -40,6 +40,7 @@ impl State {
         put_all(out, self.partitions.values(), |partition, out| partition.encode(out));
         put_all(out, self.subscriptions.values(), |subscription, out| subscription.encode(out));
         put_all(out, self.producers.values(), |producer, out| producer.encode(out));
+        put_all(out, self.waiting.iter(), |room, out| room.encode(out));
     }
 
     /// Reads what [`Self::encode`] wrote.
@@ -69,6 +70,8 @@ impl State {
         state.subscriptions =
             take_all(&mut source, "state.subscriptions", Subscription::decode, |s| s.id)?;
         state.producers = take_all(&mut source, "state.producers", Producer::decode, |p| p.id)?;
+        let rooms = take_all(&mut source, "state.waiting", WaitingRoom::decode, |room| room.id)?;
+        rooms.into_values().for_each(|room| state.waiting.open(room));
         source.end()?;
         state.connect()?;
         Ok(state)
@@ -92,6 +95,13 @@ impl State {
         }
         if self.topics.len() != self.partitions.len() || self.topic_ids.len() != self.topics.len() {
             return Err(dangling("state.partitions", 0));
+        }
+        for room in self.waiting.iter() {
+            let topic = self.topics.get_mut(&room.topic);
+            let topic = topic.filter(|topic| topic.waiting_room.is_none());
+            let topic = topic.filter(|_| !self.partitions.contains_key(&room.id));
+            let topic = topic.ok_or_else(|| dangling("waiting.topic", room.topic.0))?;
+            topic.waiting_room = Some(room.id);
         }
         for producer in self.producers.values() {
             if let Some(name) = &producer.name {
@@ -120,6 +130,7 @@ impl Topic {
             id: TopicId::decode(source, "topic.id")?,
             name: Name::decode(source, "topic.name")?,
             partition: PartitionId::decode(source, "topic.partition")?,
+            waiting_room: None,
             settings: TopicSettings::decode(source, "topic.settings")?,
             dead_of: Option::<SubscriptionId>::decode(source, "topic.dead_of")?,
             subscriptions: BTreeMap::new(),
@@ -158,6 +169,26 @@ impl Partition {
             });
         }
         Ok(partition)
+    }
+}
+
+impl WaitingRoom {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.id.encode(out);
+        self.topic.encode(out);
+        self.next.encode(out);
+        put_map(out, self.due());
+    }
+
+    fn decode(source: &mut Source<'_>) -> Result<Self, DecodeError> {
+        let id = PartitionId::decode(source, "waiting.id")?;
+        let topic = TopicId::decode(source, "waiting.topic")?;
+        let next = Offset::decode(source, "waiting.next")?;
+        let due = take_map::<Timestamp>(source, "waiting.due")?;
+        if let Some((offset, _)) = due.last_key_value().filter(|(offset, _)| **offset >= next) {
+            return Err(DecodeError::Invalid { field: "waiting.due", found: offset.0 });
+        }
+        Ok(Self::new(id, topic, next).with(due))
     }
 }
 

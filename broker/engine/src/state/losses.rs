@@ -5,7 +5,7 @@
 //! everywhere, a name given twice has lost its first owner in between, and events about something
 //! unknown are left out. Numbers never fall behind what the journal shows to have been given.
 
-use super::{Partition, State, Subscription, Topic};
+use super::{Partition, State, Subscription, Topic, WaitingRoom};
 use crate::event::{self, Event};
 use posthouse_protocol::{
     LogIndex, Offset, PartitionId, ProducerId, StartEpoch, SubscriptionId, Timestamp, TopicId,
@@ -89,7 +89,8 @@ impl State {
                 let has_place = self.reach(event.topic, event.base);
                 if !has_place && is_known {
                     // Its message is lost with the topic, and its number was used nevertheless.
-                    let _ = self.accept(time, event);
+                    let (sender, placed) = (event.sender.as_ref(), event.placed());
+                    let _ = self.accept(time, sender, placed, event.written);
                 }
                 has_place
             }
@@ -106,7 +107,40 @@ impl State {
             Event::DeadLettered(event) => self.reach_in(event.subscription, event.offset.next()),
             Event::CursorSaved(event) => self.reach_in(event.subscription, event.offset),
             Event::Committed(event) => self.knows_producer(event.producer),
+            Event::Delayed(event) => self.fit_delayed(time, event),
+            Event::DelayEnded(event) => {
+                let ends = event.runs.iter().map(|run| run.first.plus(run.count));
+                self.reach_room(event.partition, ends.max().unwrap_or_default())
+            }
         }
+    }
+
+    fn fit_delayed(&mut self, time: Timestamp, event: &event::Delayed) -> bool {
+        let sender = event.sender.as_ref();
+        let is_known = sender.is_some_and(|sender| self.knows_producer(sender.producer));
+        if !self.reach(event.topic, Offset::ZERO) {
+            self.reach_room(event.partition, event.base);
+            if is_known {
+                // Its messages are lost with the topic, and its number was used nevertheless.
+                let _ = self.accept(time, sender, event.placed(), event.written);
+            }
+            return false;
+        }
+        let Some(topic) = self.topics.get_mut(&event.topic) else { return false };
+        if topic.waiting_room != Some(event.partition) {
+            if let Some(other) = topic.waiting_room.replace(event.partition) {
+                self.waiting.close(other);
+            }
+            self.waiting.open(WaitingRoom::new(event.partition, event.topic, event.base));
+        }
+        self.reach_room(event.partition, event.base)
+    }
+
+    /// Whether there is such a waiting room; if so, everything below `offset` has been given.
+    fn reach_room(&mut self, id: PartitionId, offset: Offset) -> bool {
+        self.last_ids.partition = self.last_ids.partition.max(id);
+        self.waiting.reach(id, offset);
+        self.waiting.get(id).is_some()
     }
 
     fn fit_subscription(&mut self, event: &event::SubscriptionCreated) -> bool {
@@ -148,7 +182,9 @@ impl State {
             | Event::Settled(_)
             | Event::DeadLettered(_)
             | Event::CursorSaved(_)
-            | Event::Committed(_) => {}
+            | Event::Committed(_)
+            | Event::Delayed(_)
+            | Event::DelayEnded(_) => {}
         }
     }
 

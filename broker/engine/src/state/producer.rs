@@ -20,8 +20,8 @@ wire_struct! {
         pub sequence: Sequence,
         /// Where.
         pub topic: TopicId,
-        /// The first message's offset.
-        pub base: Offset,
+        /// The first message's offset; `None` if the messages were delayed.
+        pub base: Option<Offset>,
         /// How many messages.
         pub count: u32,
         /// The batch's header checksum.

@@ -21,6 +21,9 @@ impl State {
     /// The half-open offset ranges of `partition` that must stay readable, ascending, disjoint.
     #[must_use]
     pub fn needed(&self, partition: PartitionId) -> Vec<Range<Offset>> {
+        if let Some(room) = self.waiting.get(partition) {
+            return room.needed();
+        }
         self.retained(partition)
             .map_or_else(Vec::new, |retained| retained.iter(Offset::ZERO).collect())
     }

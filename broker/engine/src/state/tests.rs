@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::event::{
-    Committed, CursorSaved, Event, Failed, HandedOut, OffsetRun, Placed, ProducerOpened, Published,
-    Rejected, Sender, Settled, Started, SubscriptionCreated, TopicCreated, TopicDeleted,
-    TopicTrimmed,
+    Committed, CursorSaved, DelayEnded, Delayed, Event, Failed, HandedOut, OffsetRun, Placed,
+    ProducerOpened, Published, Rejected, Sender, Settled, Started, SubscriptionCreated,
+    TopicCreated, TopicDeleted, TopicTrimmed,
 };
 use posthouse_protocol::message::DeliveryRun;
 use posthouse_protocol::settings::{SubscriptionSettings, TopicSettings};
@@ -225,7 +225,22 @@ fn sample() -> State {
             sequence: Sequence(2),
             digest: 0x1122_3344,
             written: true,
-            published: vec![Placed { topic: TOPIC, base: Offset(7), count: 1 }],
+            published: vec![
+                Placed { topic: TOPIC, base: Some(Offset(7)), count: 1 },
+                Placed { topic: TOPIC, base: None, count: 3 },
+            ],
+        }),
+        Event::Delayed(Delayed {
+            topic: TOPIC,
+            partition: PartitionId(2),
+            base: Offset(0),
+            due: vec![Timestamp(1_700_000_002_000); 3],
+            written: true,
+            sender: None,
+        }),
+        Event::DelayEnded(DelayEnded {
+            partition: PartitionId(2),
+            runs: vec![OffsetRun { first: Offset(1), count: 1 }],
         }),
     ];
     let mut state = State::default();

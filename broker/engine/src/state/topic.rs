@@ -11,6 +11,8 @@ pub(crate) struct Topic {
     pub(crate) id: TopicId,
     pub(crate) name: Name,
     pub(crate) partition: PartitionId,
+    /// Where its delayed messages wait, once there was one.
+    pub(crate) waiting_room: Option<PartitionId>,
     pub(crate) settings: TopicSettings,
     /// Whose dead letters it keeps.
     pub(crate) dead_of: Option<SubscriptionId>,
@@ -23,6 +25,7 @@ impl Topic {
             id: event.id,
             name: event.topic.clone(),
             partition: event.partition,
+            waiting_room: None,
             settings: event.settings.clone(),
             dead_of: event.dead_of,
             subscriptions: BTreeMap::new(),

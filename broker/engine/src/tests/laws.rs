@@ -91,6 +91,19 @@ fn check_loss(run: &Run, gone: &BTreeSet<LogIndex>) {
                 assert!(event.id <= state.last_ids.topic);
                 assert!(event.partition <= state.last_ids.partition);
             }
+            if let Event::Delayed(event) = event {
+                assert!(event.partition <= state.last_ids.partition);
+                let end = event.base.plus(event.due.len() as u64);
+                let room = state.waiting.get(event.partition);
+                assert!(room.is_none_or(|room| end <= room.next), "{end} is given again");
+                let mut waits = (event.base.0..end.0)
+                    .map(Offset)
+                    .filter(|at| room.is_some_and(|room| room.has(*at)));
+                assert!(
+                    !gone.contains(&frame.index) || waits.next().is_none(),
+                    "a lost message waits"
+                );
+            }
             if let Event::SubscriptionCreated(event) = event {
                 assert!(event.id <= state.last_ids.subscription);
             }
@@ -246,6 +259,8 @@ fn drain(run: &mut Run) {
     }
     shell.prompt = true;
     shell.settle();
+    // Everything becomes due; what full topics do not take comes while they are drained.
+    shell.advance(60_000);
     let queues: Vec<_> = shell.engine.state().subscriptions.values().cloned().collect();
     for queue in queues {
         if queue.settings.mode == posthouse_protocol::settings::Mode::Queue {
@@ -259,6 +274,8 @@ fn drain_queue(shell: &mut Shell, id: SubscriptionId) {
     let (consumer, subscription) = (ConsumerId(id.0), found.name.clone());
     let topic = shell.engine.state().topics.get(&found.topic).unwrap().name.clone();
     let mut waiting = unsettled(shell.engine.state(), id);
+    let partition = found.partition;
+    let mut end = shell.engine.state().partitions[&partition].next;
     let from = shell.deliveries.len();
     let subscribe = message::Subscribe { consumer, topic, subscription };
     assert!(matches!(shell.request(subscribe), Reply::Subscribed(_)));
@@ -266,6 +283,10 @@ fn drain_queue(shell: &mut Shell, id: SubscriptionId) {
     shell.send(ALICE, message::Credit { consumer, messages, bytes, taken: 0 });
     let mut seen = from;
     for _ in 0..200 {
+        let next = shell.engine.state().partitions[&partition].next;
+        let more = unsettled(shell.engine.state(), id);
+        waiting.extend(more.range(end..));
+        end = next;
         while let Some(deliver) = shell.deliveries.get(seen).cloned() {
             seen += 1;
             let mine = deliver.runs.iter().filter(|_| deliver.subscription == id);

@@ -149,18 +149,14 @@ fn refusal_that_follows_from_the_request_leaves_at_once() {
 }
 
 #[test]
-fn delay_and_expiry_are_refused_until_built() {
+fn expiry_is_refused_until_built() {
     let (mut shell, topic, sender) = orders(Durability::Synced);
-    let mut delayed = plain("a");
-    delayed.due_at = Timestamp(5);
     let mut expiring = plain("a");
     expiring.expires_at = Timestamp(5);
 
-    for message in [delayed, expiring] {
-        let correlation = shell.send_batch(ALICE, sender.next(topic), batch(&[message]));
-        let reply = shell.answer_to(correlation).reply.clone();
-        assert_eq!(code_of(reply).0, ErrorCode::Unsupported);
-    }
+    let correlation = shell.send_batch(ALICE, sender.next(topic), batch(&[expiring]));
+    let reply = shell.answer_to(correlation).reply.clone();
+    assert_eq!(code_of(reply).0, ErrorCode::Unsupported);
 }
 
 #[test]

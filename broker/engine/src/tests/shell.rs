@@ -142,7 +142,8 @@ impl Shell {
 
     /// Every batch is named by an event of its frame.
     fn check_batches(&self, frame: &Append) {
-        let published = frame.events.iter().filter(|event| matches!(event, Event::Published(_)));
+        let names = |event: &&Event| matches!(event, Event::Published(_) | Event::Delayed(_));
+        let published = frame.events.iter().filter(names);
         assert_eq!(published.count(), frame.batches.len());
         for batch in &frame.batches {
             let view = BatchView::parse(&batch.bytes).expect("a sound batch");
@@ -191,6 +192,7 @@ impl Shell {
                 let batch = stored.map(|(mut message, _)| {
                     match purpose {
                         LoadPurpose::DeadLetter { .. } => message.headers.extend(headers),
+                        LoadPurpose::Due { .. } => {}
                         LoadPurpose::Redrive { .. } => message
                             .headers
                             .retain(|(name, _)| !name.starts_with(b"posthouse-dead-")),
@@ -328,6 +330,22 @@ impl Shell {
     pub(crate) fn publish_as(&mut self, request: &message::Publish, bodies: &[&str]) -> Reply {
         let correlation = self.send_batch(ALICE, request.clone(), batch_of(bodies));
         self.answer_to(correlation).reply.clone()
+    }
+
+    /// Publishes messages that are due at these times as the next of `sender`.
+    pub(crate) fn publish_due(
+        &mut self,
+        sender: &mut Sender,
+        topic: TopicId,
+        due: &[(&str, u64)],
+    ) -> Reply {
+        let request = sender.next(topic);
+        let correlation = self.send_batch(ALICE, request.clone(), batch_due(due));
+        let reply = self.answer_to(correlation).reply.clone();
+        if matches!(reply, Reply::Receipt(_)) {
+            sender.last = request.sequence;
+        }
+        reply
     }
 
     /// Commits as the next of `sender`.
@@ -476,8 +494,19 @@ pub(crate) fn apply_frame(state: &mut State, frame: &Append) {
 #[derive(Clone, Debug)]
 pub(crate) enum Part<'a> {
     Publish(&'a str, &'a [&'a str]),
+    PublishDue(&'a str, &'a [(&'a str, u64)]),
     Settle(SubscriptionId, message::Verdict, Vec<message::DeliveryRun>),
     Save(SubscriptionId, u64),
+}
+
+impl Part<'_> {
+    fn batch(&self) -> Bytes {
+        match self {
+            Self::Publish(_, bodies) => batch_of(bodies),
+            Self::PublishDue(_, due) => batch_due(due),
+            Self::Settle(..) | Self::Save(..) => Bytes::new(),
+        }
+    }
 }
 
 /// A producer as its client knows it.
@@ -497,8 +526,8 @@ impl Sender {
     pub(crate) fn next_commit(&self, parts: &[Part<'_>]) -> (message::Commit, Bytes) {
         let mut tail = Vec::new();
         let operation = |part: &Part<'_>| match part {
-            Part::Publish(topic, bodies) => {
-                let batch = batch_of(bodies);
+            Part::Publish(topic, _) | Part::PublishDue(topic, _) => {
+                let batch = part.batch();
                 tail.extend_from_slice(&batch);
                 let bytes = u32::try_from(batch.len()).unwrap();
                 Operation::Publish(message::CommitPublish { topic: name(topic), bytes })
@@ -538,6 +567,12 @@ pub(crate) fn plain(body: &str) -> Message {
 
 pub(crate) fn batch_of(bodies: &[&str]) -> Bytes {
     batch(&bodies.iter().map(|body| plain(body)).collect::<Vec<_>>())
+}
+
+/// A batch of messages with the times at which they are due; 0 for none.
+pub(crate) fn batch_due(due: &[(&str, u64)]) -> Bytes {
+    let message = |(body, due): &(&str, u64)| Message { due_at: Timestamp(*due), ..plain(body) };
+    batch(&due.iter().map(message).collect::<Vec<_>>())
 }
 
 pub(crate) fn batch(messages: &[Message]) -> Bytes {

@@ -184,9 +184,25 @@ fn delivery_samples() -> Vec<Event> {
             digest: 0x1122_3344,
             written: true,
             published: vec![
-                Placed { topic: TopicId(3), base: offset, count: 8 },
-                Placed { topic: TopicId(7), base: Offset(0), count: 1 },
+                Placed { topic: TopicId(3), base: Some(offset), count: 8 },
+                Placed { topic: TopicId(7), base: None, count: 1 },
             ],
+        }),
+        Event::Delayed(Delayed {
+            topic: TopicId(3),
+            partition: PartitionId(8),
+            base: offset,
+            due: vec![Timestamp(15), Timestamp(16)],
+            written: true,
+            sender: Some(Sender {
+                producer: ProducerId(6),
+                sequence: Sequence(12),
+                digest: 0xaabb_ccdd,
+            }),
+        }),
+        Event::DelayEnded(DelayEnded {
+            partition: PartitionId(8),
+            runs: vec![OffsetRun { first: offset, count: 1 }],
         }),
     ]
 }

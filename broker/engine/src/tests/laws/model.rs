@@ -4,7 +4,7 @@ use crate::State;
 use crate::effect::Append;
 use crate::event::{Event, Published, SubscriptionCreated};
 use posthouse_protocol::settings::{Durability, Retention};
-use posthouse_protocol::{LogIndex, Offset, PartitionId, SubscriptionId, TopicId};
+use posthouse_protocol::{LogIndex, Offset, PartitionId, SubscriptionId, Timestamp, TopicId};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Default)]
@@ -13,6 +13,8 @@ pub(super) struct Model {
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
     /// First offset and frame of every batch ever stored, and whether the topic was `written`.
     batches: BTreeMap<(TopicId, Offset), (LogIndex, bool)>,
+    /// What waits of each topic, and until when.
+    waiting: BTreeMap<PartitionId, (TopicId, BTreeMap<u64, Timestamp>)>,
     /// What was settled since the last look.
     settled_lately: BTreeSet<(SubscriptionId, Offset)>,
 }
@@ -38,6 +40,7 @@ impl Model {
         for event in &frame.events {
             self.apply_event(frame.index, event);
         }
+        self.check_delays(frame);
         self.release();
     }
 
@@ -73,6 +76,7 @@ impl Model {
             }
             Event::TopicDeleted(event) => {
                 self.topics.remove(&event.id);
+                self.waiting.retain(|_, (topic, _)| *topic != event.id);
                 self.subscriptions.retain(|_, subscription| subscription.topic != event.id);
             }
             Event::SubscriptionCreated(event) => self.subscription_created(event),
@@ -93,7 +97,13 @@ impl Model {
                 let present = &self.topics.get(&found.topic).expect("a topic").present;
                 found.unsettled = present.range(event.offset.0..).copied().collect();
             }
+            Event::Delayed(event) => {
+                let fresh = (event.topic, BTreeMap::new());
+                let (_, waiting) = self.waiting.entry(event.partition).or_insert(fresh);
+                waiting.extend((event.base.0..).zip(event.due.iter().copied()));
+            }
             Event::Started(_)
+            | Event::DelayEnded(_)
             | Event::ProducerOpened(_)
             | Event::ProducerForgotten(_)
             | Event::HandedOut(_)
@@ -102,6 +112,29 @@ impl Model {
             | Event::Committed(_) => {}
         }
         self.release();
+    }
+
+    /// What leaves a waiting room is due and published in the same frame, each message once, or
+    /// purged with its topic.
+    fn check_delays(&mut self, frame: &Append) {
+        let is_purge = frame
+            .events
+            .iter()
+            .all(|event| matches!(event, Event::TopicTrimmed(_) | Event::DelayEnded(_)));
+        for event in &frame.events {
+            let Event::DelayEnded(event) = event else { continue };
+            let (topic, waiting) = self.waiting.get_mut(&event.partition).expect("a room");
+            let ranges = event.runs.iter().map(|run| run.first.0..run.first.0 + run.count);
+            let gone: Vec<u64> = ranges.flatten().filter(|at| waiting.contains_key(at)).collect();
+            let published = |event: &&Event| matches!(event, Event::Published(event) if event.topic == *topic && event.count == 1);
+            if !is_purge {
+                assert_eq!(gone.len(), frame.events.iter().filter(published).count());
+            }
+            for at in gone {
+                let due = waiting.remove(&at).expect("it waits");
+                assert!(is_purge || due <= frame.time, "published before it is due");
+            }
+        }
     }
 
     fn subscription_created(&mut self, event: &SubscriptionCreated) {
@@ -161,6 +194,16 @@ impl Model {
             assert_eq!(retained.messages(), topic.present.len() as u64);
             assert_eq!(state.partitions[&topic.partition].next.0, topic.next);
         }
+        for (id, (topic, waiting)) in &self.waiting {
+            let room = state.waiting.get(*id).expect("a waiting room");
+            assert_eq!(state.topics[topic].waiting_room, Some(*id));
+            let due: BTreeMap<u64, _> = room.due().iter().map(|(at, due)| (at.0, *due)).collect();
+            assert_eq!(&due, waiting, "what waits for topic {topic}");
+            let needed = state.needed(*id).into_iter().flat_map(|range| range.start.0..range.end.0);
+            assert!(needed.eq(waiting.keys().copied()), "what waits stays readable");
+        }
+        let waiting = self.waiting.values().map(|(_, waiting)| waiting.len());
+        assert_eq!(waiting.sum::<usize>(), state.waiting.messages());
         for (id, subscription) in &self.subscriptions {
             self.check_subscription(state, *id, subscription);
         }

@@ -20,7 +20,7 @@ const SUBSCRIPTIONS: usize = 3;
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    Publish { topic: usize, sender: usize, count: usize },
+    Publish { topic: usize, sender: usize, count: usize, delay: Delay },
     Commit { sender: usize, parts: Vec<Part> },
     Repeat { sender: usize, back: usize },
     BreakChain { topic: usize, sender: usize },
@@ -42,10 +42,29 @@ pub(super) enum Step {
     Restart { clean: bool, extra: u64 },
 }
 
+/// Milliseconds until messages of a batch are due.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Delay {
+    /// They have no time.
+    None,
+    /// The first, and how much later each one after it.
+    Some(i64, u64),
+    /// The first has a time, the others do not.
+    Mixed(u64),
+}
+
+fn delay() -> impl Strategy<Value = Delay> {
+    prop_oneof![
+        30 => Just(Delay::None),
+        9 => (-500..20_000_i64, 0..5_000_u64).prop_map(|(first, more)| Delay::Some(first, more)),
+        1 => (1..20_000_u64).prop_map(Delay::Mixed),
+    ]
+}
+
 /// An operation of a commit.
 #[derive(Clone, Debug)]
 pub(super) enum Part {
-    Publish { topic: usize, count: usize },
+    Publish { topic: usize, count: usize, delay: Delay },
     Settle { back: usize, part: u8, verdict: u8 },
     SaveCursor { topic: usize, subscription: usize, offset: u64 },
 }
@@ -53,7 +72,8 @@ pub(super) enum Part {
 fn part() -> impl Strategy<Value = Part> {
     let (topic, subscription) = (0..TOPICS, 0..SUBSCRIPTIONS);
     prop_oneof![
-        4 => (topic.clone(), 1..5_usize).prop_map(|(topic, count)| Part::Publish { topic, count }),
+        4 => (topic.clone(), 1..5_usize, delay())
+            .prop_map(|(topic, count, delay)| Part::Publish { topic, count, delay }),
         4 => (0..8_usize, 0..8_u8, 0..8_u8)
             .prop_map(|(back, part, verdict)| Part::Settle { back, part, verdict }),
         1 => (topic, subscription, 0..20_u64).prop_map(|(topic, subscription, offset)| {
@@ -67,8 +87,9 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     let place = (topic.clone(), subscription.clone());
     let reader = (1_u64..4, topic.clone(), subscription);
     prop_oneof![
-        12 => (topic.clone(), sender.clone(), 1..5_usize)
-            .prop_map(|(topic, sender, count)| Step::Publish { topic, sender, count }),
+        12 => (topic.clone(), sender.clone(), 1..5_usize, delay()).prop_map(
+            |(topic, sender, count, delay)| Step::Publish { topic, sender, count, delay }
+        ),
         8 => (sender.clone(), prop::collection::vec(part(), 0..4))
             .prop_map(|(sender, parts)| Step::Commit { sender, parts }),
         2 => (sender.clone(), 0..70_usize)
@@ -194,7 +215,9 @@ impl Run {
 
     pub(super) fn step(&mut self, step: &Step) {
         match *step {
-            Step::Publish { topic, sender, count } => self.publish(topic, sender, count),
+            Step::Publish { topic, sender, count, delay } => {
+                self.publish(topic, sender, (count, delay));
+            }
             Step::Commit { sender, ref parts } => self.commit(sender, parts),
             Step::Repeat { sender, back } => self.repeat(sender, back),
             Step::BreakChain { topic, sender } => self.break_chain(topic, sender),
@@ -285,18 +308,31 @@ impl Run {
         self.shell.send(ALICE, request);
     }
 
-    fn publish(&mut self, topic: usize, sender: usize, count: usize) {
+    fn publish(&mut self, topic: usize, sender: usize, messages: (usize, Delay)) {
         let topic = self.topic(topic);
         let request = self.senders[sender].next(topic);
-        let batch = self.new_batch(count);
+        let batch = self.new_batch(messages);
         self.send(sender, vec![topic], request.into(), batch);
     }
 
-    fn new_batch(&mut self, count: usize) -> Bytes {
+    fn new_batch(&mut self, (count, delay): (usize, Delay)) -> Bytes {
         self.published += 1;
-        let bodies: Vec<String> = (0..count).map(|at| format!("{}.{at}", self.published)).collect();
-        let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
-        batch_of(&bodies)
+        let now = self.shell.now.wall.0;
+        let due = |at: u64| match delay {
+            Delay::None => 0,
+            Delay::Some(first, more) => now.saturating_add_signed(first) + at * more,
+            Delay::Mixed(first) => {
+                if at == 0 {
+                    now + first
+                } else {
+                    0
+                }
+            }
+        };
+        let messages: Vec<(String, u64)> =
+            (0..count as u64).map(|at| (format!("{}.{at}", self.published), due(at))).collect();
+        let messages: Vec<_> = messages.iter().map(|(body, due)| (body.as_str(), *due)).collect();
+        batch_due(&messages)
     }
 
     fn send(&mut self, sender: usize, topics: Vec<TopicId>, request: Request, batch: Bytes) {
@@ -322,8 +358,8 @@ impl Run {
         let mut operations = Vec::new();
         for part in parts {
             match *part {
-                Part::Publish { topic, count } => {
-                    let batch = self.new_batch(count);
+                Part::Publish { topic, count, delay } => {
+                    let batch = self.new_batch((count, delay));
                     topics.push(self.topic(topic));
                     let bytes = u32::try_from(batch.len()).unwrap();
                     let publish = message::CommitPublish { topic: topic_name(topic), bytes };

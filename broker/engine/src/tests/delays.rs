@@ -1,0 +1,356 @@
+//! Delayed messages: invisible until they are due, then published once.
+
+use super::shell::*;
+use crate::Input;
+use crate::effect::{Effect, Gate};
+use crate::event::Event;
+use posthouse_protocol::message::{self, Receipt};
+use posthouse_protocol::settings::{Durability, Overflow, TopicSettings};
+use posthouse_protocol::{ErrorCode, LogIndex, Offset, Reply, TopicId};
+
+fn orders(settings: TopicSettings) -> (Shell, TopicId, Sender) {
+    let mut shell = Shell::new();
+    let topic = shell.create_topic("orders", settings).id;
+    let sender = shell.open_producer(Some("shop"));
+    (shell, topic, sender)
+}
+
+fn usual() -> (Shell, TopicId, Sender) {
+    orders(TopicSettings::default())
+}
+
+fn written() -> TopicSettings {
+    TopicSettings { durability: Durability::Written, ..TopicSettings::default() }
+}
+
+/// The bodies in a topic, in the order of their offsets.
+fn bodies(shell: &mut Shell, topic: &str) -> Vec<String> {
+    let partition = shell.topic(topic).partition;
+    let stored = shell.stored(partition).into_values();
+    stored.map(|(message, _)| String::from_utf8(message.body.to_vec()).unwrap()).collect()
+}
+
+fn waiting(shell: &Shell) -> usize {
+    shell.engine.state().waiting.messages()
+}
+
+#[test]
+fn delayed_message_is_invisible_until_it_is_due_and_then_there_once() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    let receipt = receipt(shell.publish_due(&mut sender, topic, &[("a", now + 300)]));
+    assert_eq!((receipt.base, receipt.count, receipt.duplicate), (None, 1, false));
+    assert_eq!((shell.topic("orders").end, waiting(&shell)), (Offset(0), 1));
+
+    shell.advance(299);
+    assert_eq!(bodies(&mut shell, "orders"), [""; 0]);
+    shell.advance(1);
+    assert_eq!(bodies(&mut shell, "orders"), ["a"]);
+    shell.advance(100_000);
+    assert_eq!(bodies(&mut shell, "orders"), ["a"]);
+    assert_eq!(waiting(&shell), 0);
+    shell.check_replay();
+}
+
+#[test]
+fn delayed_messages_come_in_the_order_of_their_times() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    let due = [("c", now + 30), ("a", now + 10), ("b", now + 20)];
+    receipt(shell.publish_due(&mut sender, topic, &due));
+    receipt(shell.publish(&mut sender, topic, &["now"]));
+    shell.advance(15);
+    receipt(shell.publish(&mut sender, topic, &["later"]));
+    shell.advance(1_000);
+
+    assert_eq!(bodies(&mut shell, "orders"), ["now", "a", "later", "b", "c"]);
+}
+
+#[test]
+fn time_that_has_passed_is_no_delay() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    let first = receipt(shell.publish_due(&mut sender, topic, &[("a", now), ("b", 0)]));
+    assert_eq!((first.base, waiting(&shell)), (Some(Offset(0)), 0));
+
+    // One of them waits, so the batch does; what is due leaves at once.
+    let second = receipt(shell.publish_due(&mut sender, topic, &[("c", now), ("d", now + 9)]));
+    assert_eq!(second.base, None);
+    assert_eq!(bodies(&mut shell, "orders"), ["a", "b", "c"]);
+    assert_eq!(waiting(&shell), 1);
+}
+
+#[test]
+fn batch_that_mixes_delayed_messages_with_others_is_refused() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    let before = shell.last();
+    let reply = shell.publish_due(&mut sender, topic, &[("a", now + 5), ("b", 0)]);
+    assert_eq!(fault(reply.clone()), (ErrorCode::Invalid, Some((0, 1))));
+    assert!(code_of(reply).1.contains("two batches"));
+    assert_eq!(shell.last(), before);
+}
+
+#[test]
+fn repeat_of_a_delayed_publish_is_answered_like_the_first() {
+    let (mut shell, topic, sender) = usual();
+    let request = sender.next(topic);
+    let batch = batch_due(&[("a", shell.now.wall.0 + 300)]);
+    let ask = |shell: &mut Shell| {
+        let correlation = shell.send_batch(ALICE, request.clone(), batch.clone());
+        receipt(shell.answer_to(correlation).reply.clone())
+    };
+    let first = ask(&mut shell);
+    let again = ask(&mut shell);
+    shell.advance(500);
+    let late = ask(&mut shell);
+
+    assert_eq!(again, Receipt { duplicate: true, ..first });
+    assert_eq!(late, again);
+    assert_eq!(bodies(&mut shell, "orders"), ["a"]);
+}
+
+#[test]
+fn restart_goes_on_with_what_waits() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[("a", now + 300), ("b", now + 900)]));
+    shell.restart(false);
+    shell.advance(400);
+    assert_eq!(bodies(&mut shell, "orders"), ["a"]);
+    shell.restart(true);
+    shell.advance(1_000);
+
+    assert_eq!(bodies(&mut shell, "orders"), ["a", "b"]);
+}
+
+#[test]
+fn what_waits_stays_readable_and_nothing_more() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    let due = [("a", now + 300), ("b", now + 900), ("c", now + 100)];
+    receipt(shell.publish_due(&mut sender, topic, &due));
+    let room = shell.engine.state().topics[&topic].waiting_room.unwrap();
+    assert_eq!(shell.engine.state().needed(room), [Offset(0)..Offset(3)]);
+    assert!(shell.engine.state().partitions().any(|partition| partition == room));
+    shell.advance(500);
+    assert_eq!(shell.engine.state().needed(room), [Offset(1)..Offset(2)]);
+    shell.advance(500);
+    assert_eq!(shell.engine.state().needed(room), []);
+}
+
+#[test]
+fn purge_and_delete_drop_what_waits_and_limits_do_not() {
+    let settings = TopicSettings {
+        overflow: Overflow::DropOldest,
+        messages_max: 2,
+        age_ms_max: 1_000,
+        ..TopicSettings::default()
+    };
+    let (mut shell, topic, mut sender) = orders(settings);
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[("a", now + 9_000)]));
+    receipt(shell.publish(&mut sender, topic, &["1", "2"]));
+    receipt(shell.publish(&mut sender, topic, &["3", "4"]));
+    shell.advance(5_000);
+    assert_eq!((shell.topic("orders").messages, waiting(&shell)), (0, 1));
+
+    shell.request(message::TopicPurge { topic: name("orders") });
+    assert_eq!(waiting(&shell), 0);
+    receipt(shell.publish_due(&mut sender, topic, &[("b", now + 9_000)]));
+    shell.check_replay();
+    shell.request(message::TopicDelete { topic: name("orders") });
+    assert_eq!(waiting(&shell), 0);
+    shell.advance(20_000);
+    shell.check_replay();
+}
+
+#[test]
+fn purge_while_a_due_message_is_read_drops_it() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[("a", now + 10)]));
+    shell.prompt = false;
+    shell.advance(10);
+    assert_eq!(shell.loads.len(), 1);
+    shell.request(message::TopicPurge { topic: name("orders") });
+    shell.settle();
+
+    assert_eq!((bodies(&mut shell, "orders").len(), waiting(&shell)), (0, 0));
+}
+
+#[test]
+fn full_topic_lets_its_due_messages_wait() {
+    let settings = TopicSettings { messages_max: 2, ..TopicSettings::default() };
+    let (mut shell, topic, mut sender) = orders(settings);
+    let queue = shell.create_subscription("orders", "s", Default::default()).id;
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[("a", now + 10)]));
+    receipt(shell.publish(&mut sender, topic, &["1", "2"]));
+    shell.advance(5_000);
+    assert_eq!(waiting(&shell), 1);
+
+    shell.hand_out(queue, 0..1);
+    shell.settle_all(queue, 0..1, message::Verdict::Ack);
+    shell.advance(1_000);
+    assert_eq!((bodies(&mut shell, "orders").len(), waiting(&shell)), (3, 0));
+}
+
+#[test]
+fn topic_that_drops_its_oldest_makes_room_for_a_due_message() {
+    let settings = TopicSettings {
+        overflow: Overflow::DropOldest,
+        messages_max: 2,
+        ..TopicSettings::default()
+    };
+    let (mut shell, topic, mut sender) = orders(settings);
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[("a", now + 10)]));
+    receipt(shell.publish(&mut sender, topic, &["1", "2"]));
+    shell.advance(10);
+
+    let info = shell.topic("orders");
+    assert_eq!((info.start, info.end), (Offset(1), Offset(3)));
+}
+
+#[test]
+fn full_disk_lets_due_messages_wait() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[("a", now + 10)]));
+    shell.set_space(0, 1 << 20);
+    let refused = shell.publish_due(&mut sender, topic, &[("b", now + 10)]);
+    assert_eq!(code_of(refused).0, ErrorCode::StorageFull);
+    shell.advance(5_000);
+    assert_eq!(waiting(&shell), 1);
+    shell.set_space(1 << 20, 1 << 20);
+    shell.advance(1_000);
+
+    assert_eq!(bodies(&mut shell, "orders"), ["a"]);
+}
+
+#[test]
+fn damaged_delayed_message_is_dropped_and_the_others_come() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[("a", now + 10), ("b", now + 10)]));
+    shell.prompt = false;
+    shell.advance(10);
+    let load = shell.loads.remove(0);
+    let Effect::LoadMessage { purpose, .. } = load else { panic!("no load") };
+    shell.input(Input::MessageLoaded { purpose, batch: None });
+    shell.settle();
+
+    assert_eq!((bodies(&mut shell, "orders"), waiting(&shell)), (vec![String::from("b")], 0));
+    shell.check_replay();
+}
+
+#[test]
+fn receipt_of_a_delayed_publish_waits_as_its_topic_asks() {
+    for (settings, durability) in
+        [(TopicSettings::default(), Durability::Synced), (written(), Durability::Written)]
+    {
+        let (mut shell, topic, sender) = orders(settings);
+        let due = batch_due(&[("a", shell.now.wall.0 + 10)]);
+        let correlation = shell.send_batch(ALICE, sender.next(topic), due);
+        let answer = shell.answer_to(correlation);
+        assert_eq!(receipt(answer.reply.clone()).durability, durability);
+        let last = shell.last();
+        let gates = [Gate::Committed(last), Gate::Written(last)];
+        assert_eq!(answer.gate, gates[usize::from(durability == Durability::Written)]);
+    }
+}
+
+#[test]
+fn commit_delays_messages_with_everything_else() {
+    let (mut shell, _, mut sender) = usual();
+    shell.create_topic("audit", TopicSettings::default());
+    let now = shell.now.wall.0;
+    let parts = [
+        Part::PublishDue("orders", &[("a", now + 10), ("b", now + 20)]),
+        Part::Publish("orders", &["now"]),
+        Part::PublishDue("audit", &[("x", now + 10)]),
+        Part::PublishDue("orders", &[("c", now + 30)]),
+    ];
+    let (request, tail) = sender.next_commit(&parts);
+    let frames = shell.frames.len();
+    let first = committed(shell.commit(&mut sender, &parts));
+    assert_eq!(shell.frames.len(), frames + 1);
+    let bases: Vec<_> = first.published.iter().map(|place| (place.base, place.count)).collect();
+    assert_eq!(bases, [(None, 2), (Some(Offset(0)), 1), (None, 1), (None, 1)]);
+    shell.advance(1_000);
+
+    assert_eq!(bodies(&mut shell, "orders"), ["now", "a", "b", "c"]);
+    assert_eq!(bodies(&mut shell, "audit"), ["x"]);
+    let again = committed(shell.commit_as(&request, &tail));
+    assert_eq!((again.published, again.duplicate), (first.published, true));
+    shell.check_replay();
+}
+
+#[test]
+fn refused_commit_delays_nothing() {
+    let (mut shell, _, mut sender) = usual();
+    let now = shell.now.wall.0;
+    let parts = [
+        Part::PublishDue("orders", &[("a", now + 10)]),
+        Part::PublishDue("orders", &[("b", now + 10), ("c", 0)]),
+    ];
+    assert_eq!(fault(shell.commit(&mut sender, &parts)), (ErrorCode::Invalid, Some((1, 1))));
+    assert_eq!(waiting(&shell), 0);
+}
+
+#[test]
+fn delayed_part_of_a_synced_commit_is_not_seen_before_the_commit() {
+    let (mut shell, _, sender) = orders(written());
+    shell.create_topic("audit", TopicSettings::default());
+    shell.prompt = false;
+    let now = shell.now.wall.0;
+    let parts = [Part::PublishDue("orders", &[("a", now + 10)]), Part::Publish("audit", &["x"])];
+    let (request, tail) = sender.next_commit(&parts);
+    let before = shell.last();
+    shell.send_batch(ALICE, request, tail);
+    shell.progress(shell.last(), before);
+    shell.advance(10);
+    shell.answer_loads();
+    let published = shell.frames.last().unwrap().events.first().cloned();
+    let Some(Event::Published(published)) = published else { panic!("not published") };
+    assert!(!published.written, "it could be seen before its commit");
+
+    // Without anything synced beside it, it could.
+    let (mut shell, topic, mut sender) = orders(written());
+    shell.prompt = false;
+    receipt(shell.publish_due(&mut sender, topic, &[("a", now + 10)]));
+    shell.progress(shell.last(), LogIndex(1));
+    shell.advance(10);
+    shell.answer_loads();
+    let published = shell.frames.last().unwrap().events.first().cloned();
+    let Some(Event::Published(published)) = published else { panic!("not published") };
+    assert!(published.written);
+}
+
+#[test]
+fn few_messages_are_read_at_a_time() {
+    let (mut shell, topic, mut sender) = usual();
+    let due: Vec<_> = (0..100).map(|_| ("a", shell.now.wall.0 + 10)).collect();
+    receipt(shell.publish_due(&mut sender, topic, &due));
+    shell.prompt = false;
+    shell.advance(10);
+    assert_eq!(shell.loads.len(), 16);
+    shell.settle();
+    assert_eq!(bodies(&mut shell, "orders").len(), 100);
+}
+
+#[test]
+fn stopping_broker_publishes_nothing_more() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[("a", now + 10)]));
+    shell.input(Input::Drain);
+    let refused = shell.publish_due(&mut sender, topic, &[("b", now + 10)]);
+    assert!(matches!(refused, Reply::Refused(_)));
+    shell.advance(1_000);
+    assert_eq!(waiting(&shell), 1);
+    shell.restart(true);
+    shell.advance(10);
+    assert_eq!(bodies(&mut shell, "orders"), ["a"]);
+}
