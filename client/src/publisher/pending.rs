@@ -14,7 +14,8 @@ use std::task::{Context, Poll, ready};
 pub struct Receipt {
     /// The message's id, made up by the publisher unless the message had one.
     pub id: MessageId,
-    /// Its offset; `None` for a repeat so old that the broker has forgotten it.
+    /// Its offset; `None` for a delayed message, which has none before it is due, and for a repeat so
+    /// old that the broker has forgotten it.
     pub offset: Option<Offset>,
     /// What was reached: on disk, or in the broker's page cache.
     pub durability: Durability,
