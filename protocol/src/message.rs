@@ -299,6 +299,10 @@ wire_struct! {
         pub oldest_at: Timestamp,
         /// How many subscriptions it has.
         pub subscriptions: u32,
+        /// Delayed messages that wait; they are not among the messages kept.
+        pub waiting: u64,
+        /// When the first of these is due; zero if there is none.
+        pub next_due_at: Timestamp,
     }
 
     /// The answer to [`TopicList`].

@@ -22,6 +22,7 @@ Examples:
   posthouse publish orders --key c-17 --header content-type=text/plain < body.txt
   posthouse publish orders --lines orders.txt
   tail -f app.log | posthouse publish logs --lines -
+  posthouse publish reminders 'call back' --delay 2h
 
 --lines makes a message of every line. The line feed is not part of the message, a
 carriage return before it is; empty lines are empty messages; bytes need not be UTF-8. A
@@ -72,7 +73,7 @@ struct Envelope {
     #[arg(long = "header", value_name = "K=V", value_parser = parse_header)]
     headers: Vec<(String, String)>,
 
-    /// Deliver no sooner than so long from now
+    /// Store it now, let it be seen so long from now; `topic describe` counts what waits
     #[arg(long, value_name = "PERIOD")]
     delay: Option<Period>,
 }
@@ -118,11 +119,28 @@ impl Publish {
                     None => read_body()?.into(),
                 };
                 let receipt = publisher.publish(self.envelope.around(body)).await?;
-                print_receipt(output, topic, &receipt)?;
+                self.print_receipt(output, &receipt)?;
             }
         }
         output.flush()?;
         close(&client).await
+    }
+
+    fn print_receipt(&self, output: &mut Output, receipt: &Receipt) -> Result<(), Failure> {
+        let object = ReceiptObject {
+            topic: self.topic.as_str(),
+            id: receipt.id.to_string(),
+            offset: receipt.offset.map(|offset| offset.0),
+            durability: durability_word(receipt.durability),
+            duplicate: receipt.duplicate,
+        };
+        let place = match (object.offset, self.envelope.delay) {
+            (Some(offset), _) => format!("at offset {offset}"),
+            (None, Some(delay)) => format!("to be published in {delay}"),
+            (None, None) => "at offset unknown".to_owned(),
+        };
+        let text = format!("accepted {} {place}, {}", object.id, object.durability);
+        output.print(&object, text)
     }
 }
 
@@ -134,19 +152,6 @@ struct ReceiptObject<'a> {
     offset: Option<u64>,
     durability: &'static str,
     duplicate: bool,
-}
-
-fn print_receipt(output: &mut Output, topic: &str, receipt: &Receipt) -> Result<(), Failure> {
-    let object = ReceiptObject {
-        topic,
-        id: receipt.id.to_string(),
-        offset: receipt.offset.map(|offset| offset.0),
-        durability: durability_word(receipt.durability),
-        duplicate: receipt.duplicate,
-    };
-    let offset = object.offset.map_or_else(|| "unknown".to_owned(), |offset| offset.to_string());
-    let text = format!("accepted {} at offset {offset}, {}", object.id, object.durability);
-    output.print(&object, text)
 }
 
 /// All of standard input, as far as a message can hold it.

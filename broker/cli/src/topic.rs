@@ -43,7 +43,7 @@ enum Action {
     /// Print the names of all topics
     #[command(after_help = "Example:\n  posthouse topic list")]
     List,
-    /// Show a topic and its subscriptions: backlog, in flight, delayed, oldest age, consumers, bytes
+    /// Show a topic, what waits in it until it is due, and its subscriptions
     #[command(after_help = "Example:\n  posthouse topic describe orders --json")]
     Describe(Named),
     /// Change settings of a topic; what is not named stays
@@ -54,7 +54,7 @@ enum Action {
         #[command(flatten)]
         options: TopicOptions,
     },
-    /// Forget all messages that a topic has now
+    /// Forget all messages that a topic has now, those that wait until they are due included
     #[command(after_help = "Example:\n  posthouse topic purge orders")]
     Purge(Named),
     /// Delete a topic with its messages and subscriptions; its dead letters stay
@@ -152,6 +152,9 @@ struct TopicObject<'a> {
     bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_at: Option<String>,
+    waiting: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_due_at: Option<String>,
     subscriptions: &'a [SubscriptionObject],
 }
 
@@ -194,6 +197,10 @@ fn describe_lines(info: &TopicInfo) -> Vec<String> {
     if info.oldest_at != Timestamp::ZERO {
         lines.push(format!("oldest      {} ago", time::print_age(info.oldest_at)));
     }
+    if info.waiting > 0 {
+        let (waiting, first) = (grouped(info.waiting), time::print(info.next_due_at));
+        lines.push(format!("waiting     {waiting} until they are due, the first at {first}"));
+    }
     lines
 }
 
@@ -232,6 +239,8 @@ impl<'a> TopicObject<'a> {
             messages: info.messages,
             bytes: info.bytes,
             oldest_at: time::print_known(info.oldest_at),
+            waiting: info.waiting,
+            next_due_at: time::print_known(info.next_due_at),
             subscriptions,
         }
     }

@@ -23,7 +23,7 @@ fn exit_codes_say_what_became_of_a_command() {
         (server, &["topic", "create", "t", "--durability", "written"], 1),
         (server, &["publish", "t", "longer than ten bytes"], 1),
         (server, &["consume", "t", "s", "--count", "1"], 1),
-        (server, &["publish", "t", "x", "--delay", "30s"], 1),
+        (server, &["publish", "t", "x", "--delay", "30s"], 0),
         (server, &["publish", "t", "x", "--delay", "soon"], 2),
         (server, &["publish", "bad name", "x"], 2),
         (server, &["publish", "t", "x", "--lines", "-"], 2),
@@ -195,6 +195,30 @@ fn topics_and_subscriptions_are_made_altered_and_deleted() {
     assert_eq!(ok(server, &["subscription", "list", "a"]), "");
     ok(server, &["topic", "delete", "a"]);
     assert_eq!(ok(server, &["topic", "list"]), "b\n");
+}
+
+#[test]
+fn delayed_message_waits_and_is_counted_until_it_is_due() {
+    let mut site = Site::new(&[]);
+    let broker = site.start();
+    let server = broker.address();
+    let said = ok(server, &["publish", "t", "later", "--create", "--delay", "1h"]);
+    assert!(said.contains(" to be published in 1h, synced"), "{said}");
+    let receipt = object(server, &["publish", "t", "much later", "--delay", "2h"]);
+    assert_eq!(receipt.get("offset"), None);
+    let topic = object(server, &["topic", "describe", "t"]);
+    assert_eq!((&topic["waiting"], &topic["messages"]), (&2.into(), &0.into()));
+    assert!(topic["next_due_at"].is_string(), "{topic}");
+    let said = ok(server, &["topic", "describe", "t"]);
+    assert!(said.contains("waiting     2 until they are due, the first at "), "{said}");
+
+    ok(server, &["topic", "purge", "t"]);
+    let topic = object(server, &["topic", "describe", "t"]);
+    assert_eq!((&topic["waiting"], topic.get("next_due_at")), (&0.into(), None));
+
+    ok(server, &["subscription", "create", "t", "s"]);
+    ok(server, &["publish", "t", "soon", "--delay", "200ms"]);
+    assert_eq!(ok(server, &["consume", "t", "s", "--count", "1"]), "soon\n");
 }
 
 #[test]

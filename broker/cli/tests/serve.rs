@@ -76,6 +76,25 @@ fn every_listener_is_served_and_printed() {
 }
 
 #[test]
+fn delayed_messages_outlive_brokers_that_are_killed() {
+    let mut site = Site::new(&[]);
+    let broker = site.start();
+    ok(broker.address(), &["topic", "create", "t"]);
+    ok(broker.address(), &["subscription", "create", "t", "s"]);
+    ok(broker.address(), &["publish", "t", "soon", "--delay", "300ms"]);
+    ok(broker.address(), &["publish", "t", "much later", "--delay", "1h"]);
+    broker.kill();
+
+    let broker = site.start();
+    assert_eq!(ok(broker.address(), &["consume", "t", "s", "--count", "1"]), "soon\n");
+    broker.kill();
+
+    let broker = site.start();
+    let topic = object(broker.address(), &["topic", "describe", "t"]);
+    assert_eq!((&topic["end"], &topic["waiting"]), (&1.into(), &1.into()), "each once");
+}
+
+#[test]
 fn signal_under_load_drains_and_exits_0() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut site = Site::new(&[]);

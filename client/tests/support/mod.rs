@@ -409,6 +409,8 @@ pub(crate) fn topic_info() -> TopicInfo {
         bytes: 0,
         oldest_at: Timestamp::ZERO,
         subscriptions: 0,
+        waiting: 0,
+        next_due_at: Timestamp::ZERO,
     }
 }
 

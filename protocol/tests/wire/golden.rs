@@ -490,6 +490,8 @@ fn replies() -> Vec<Sample> {
                 bytes: 13,
                 oldest_at: Timestamp(14),
                 subscriptions: 15,
+                waiting: 16,
+                next_due_at: Timestamp(17),
             },
             Bytes::new(),
         ),

@@ -147,7 +147,13 @@ fn info(context: &Context<'_>, topic: &Topic) -> TopicInfo {
         bytes: 0,
         oldest_at: Timestamp::ZERO,
         subscriptions: u32::try_from(topic.subscriptions.len()).unwrap_or(u32::MAX),
+        waiting: 0,
+        next_due_at: Timestamp::ZERO,
     };
+    if let Some(room) = topic.waiting_room.and_then(|id| context.state.waiting.get(id)) {
+        info.waiting = room.due().len() as u64;
+        info.next_due_at = room.next_due().unwrap_or_default();
+    }
     if let Some(retained) = context.state.retained(topic.partition) {
         info.start = retained.start();
         info.messages = retained.messages();

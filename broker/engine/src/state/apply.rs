@@ -264,7 +264,7 @@ impl State {
         let start = wants_start.then(|| floors.map(Subscription::ack_floor).min()).flatten();
         let start = start.unwrap_or(Offset::ZERO).max(partition.start);
         partition.milestones.push(event.base, time, event.bytes, start);
-        match self.accept(time, event.sender.as_ref(), event.placed(), event.written) {
+        match self.accept(time, event.sender.as_ref(), &event.placed(), event.written) {
             Err(Conflict::NoProducer(_)) if self.is_lossy => Ok(()),
             accepted => accepted,
         }
@@ -275,11 +275,11 @@ impl State {
         &mut self,
         time: Timestamp,
         sender: Option<&event::Sender>,
-        placed: event::Placed,
+        placed: &event::Placed,
         written: bool,
     ) -> Result<(), Conflict> {
         let Some(sender) = sender else { return Ok(()) };
-        let event::Placed { topic, base, count } = placed;
+        let event::Placed { topic, base, count } = *placed;
         let (sequence, digest, index) = (sender.sequence, sender.digest, self.index);
         let accepted = Accepted { sequence, topic, base, count, digest, written, index };
         let kept = Kept::Publish(accepted);
@@ -304,7 +304,7 @@ impl State {
             return Err(Conflict::Place { found: event.base, next });
         }
         self.waiting.add(event.partition, &event.due);
-        match self.accept(time, event.sender.as_ref(), event.placed(), event.written) {
+        match self.accept(time, event.sender.as_ref(), &event.placed(), event.written) {
             Err(Conflict::NoProducer(_)) if self.is_lossy => Ok(()),
             accepted => accepted,
         }

@@ -90,7 +90,7 @@ impl State {
                 if !has_place && is_known {
                     // Its message is lost with the topic, and its number was used nevertheless.
                     let (sender, placed) = (event.sender.as_ref(), event.placed());
-                    let _ = self.accept(time, sender, placed, event.written);
+                    let _ = self.accept(time, sender, &placed, event.written);
                 }
                 has_place
             }
@@ -122,7 +122,7 @@ impl State {
             self.reach_room(event.partition, event.base);
             if is_known {
                 // Its messages are lost with the topic, and its number was used nevertheless.
-                let _ = self.accept(time, sender, event.placed(), event.written);
+                let _ = self.accept(time, sender, &event.placed(), event.written);
             }
             return false;
         }

@@ -168,6 +168,24 @@ fn damaged() -> State {
     state
 }
 
+/// Three messages wait, and one of them does not any more.
+fn delays() -> [Event; 2] {
+    [
+        Event::Delayed(Delayed {
+            topic: TOPIC,
+            partition: PartitionId(2),
+            base: Offset(0),
+            due: vec![Timestamp(1_700_000_002_000); 3],
+            written: true,
+            sender: None,
+        }),
+        Event::DelayEnded(DelayEnded {
+            partition: PartitionId(2),
+            runs: vec![OffsetRun { first: Offset(1), count: 1 }],
+        }),
+    ]
+}
+
 /// A state that has something of everything.
 fn sample() -> State {
     let fence = Fence { epoch: StartEpoch(1), counter: 1 };
@@ -230,21 +248,9 @@ fn sample() -> State {
                 Placed { topic: TOPIC, base: None, count: 3 },
             ],
         }),
-        Event::Delayed(Delayed {
-            topic: TOPIC,
-            partition: PartitionId(2),
-            base: Offset(0),
-            due: vec![Timestamp(1_700_000_002_000); 3],
-            written: true,
-            sender: None,
-        }),
-        Event::DelayEnded(DelayEnded {
-            partition: PartitionId(2),
-            runs: vec![OffsetRun { first: Offset(1), count: 1 }],
-        }),
     ];
     let mut state = State::default();
-    for (index, event) in (1..).zip(&events) {
+    for (index, event) in (1..).zip(events.iter().chain(&delays())) {
         state.apply(LogIndex(index), Timestamp(1_700_000_000_000 + index), event).unwrap();
     }
     state

@@ -139,6 +139,11 @@ impl WaitingRoom {
         &self.due
     }
 
+    /// When the first message is due, if one waits.
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
+        self.order.first().map(|(due, _)| *due)
+    }
+
     /// What is due at `at`, the earliest first.
     pub(crate) fn due_by(&self, at: Timestamp) -> impl Iterator<Item = Offset> {
         self.order.range(..=(at, Offset::MAX)).map(|(_, offset)| *offset)
@@ -162,6 +167,6 @@ impl WaitingRoom {
     }
 
     fn head(&self) -> Option<(Timestamp, PartitionId)> {
-        self.order.first().map(|(due, _)| (*due, self.id))
+        self.next_due().map(|due| (due, self.id))
     }
 }
