@@ -7,12 +7,12 @@ mod cutting;
 use cutting::Cutting;
 use posthouse_broker::{Broker, Config, Exit};
 use posthouse_client::{
-    Client, Delivery, ErrorCode, Failure, Message, Mode, Offset, Position, Retry, Start,
+    Client, Delivery, ErrorCode, Failure, Mode, Offset, Position, Retry, Start,
     SubscriptionSettings, TopicSettings,
 };
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 const SECONDS: Duration = Duration::from_secs(20);
@@ -317,38 +317,6 @@ async fn typed_payloads_go_through_json() {
 }
 
 /// A broker and a client, with a topic and a subscription.
-#[tokio::test]
-async fn delayed_message_arrives_when_it_is_due_and_not_before() {
-    let (broker, client) = started().await;
-    let orders = client.publisher("orders").await.unwrap();
-    let begun = Instant::now();
-    let delay = Duration::from_millis(300);
-    let late = orders.submit(Message::new("late").delay(delay)).await.unwrap();
-    let now = orders.submit("now").await.unwrap();
-    orders.flush().await.unwrap();
-    assert_eq!((late.await.unwrap().offset, now.await.unwrap().offset), (None, Some(Offset(0))));
-    let committed = client
-        .commit()
-        .publish("orders", Message::new("last").delay(2 * delay))
-        .publish("orders", "also now");
-    committed.await.unwrap();
-
-    let mut billing = client.consumer("orders", "billing").await.unwrap();
-    let mut bodies = Vec::new();
-    for wait in [Duration::ZERO, Duration::ZERO, delay, 2 * delay] {
-        let next = tokio::time::timeout(SECONDS, billing.next()).await;
-        let delivery = next.unwrap().unwrap().unwrap();
-        // The broker's clock is this machine's, in whole milliseconds.
-        assert!(begun.elapsed() + Duration::from_millis(2) >= wait, "before it was due");
-        bodies.push(delivery.body().clone());
-        delivery.ack().await.unwrap();
-    }
-    assert_eq!(bodies, ["now", "also now", "late", "last"]);
-    drop(billing);
-    client.close(SECONDS).await;
-    assert_eq!(broker.shutdown().await, Exit::Clean);
-}
-
 async fn started() -> (Broker, Client) {
     let broker = Broker::start(Config::temporary().unwrap()).await.unwrap();
     let client = Client::builder().connector(broker.connector()).connect().await.unwrap();

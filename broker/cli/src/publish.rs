@@ -114,8 +114,8 @@ impl Publish {
                 job.run(input, output).await?;
             }
             None => {
-                let body = match self.body {
-                    Some(text) => text.into(),
+                let body = match &self.body {
+                    Some(text) => text.clone().into(),
                     None => read_body()?.into(),
                 };
                 let receipt = publisher.publish(self.envelope.around(body)).await?;

@@ -85,6 +85,33 @@ async fn bell_brings_a_message_at_once_and_plain_sql_comes_by_looking() {
 }
 
 #[tokio::test]
+async fn delayed_message_is_handed_over_at_once_and_arrives_when_it_is_due() {
+    let (_broker, client) = broker().await;
+    let shop = Shop::new();
+    let mut db = shop.connect();
+    let delay = Duration::from_millis(400);
+    let started = tokio::time::Instant::now();
+    let late = Message::new("late").delay(delay);
+    for message in [late, Message::new("now"), Message::new("never").delay(Duration::MAX)] {
+        let message = message.to("orders");
+        shop.outbox.send_with_transaction(&mut db, message, |_| Ok::<_, Error>(())).unwrap();
+    }
+    drain(&shop.outbox, &client).await;
+    let info = client.admin().describe_topic("orders").await.unwrap();
+    assert_eq!(info.messages + info.waiting, 3, "the outbox holds nothing back");
+
+    let mut billing = client.consumer("orders", "billing").await.unwrap();
+    for body in ["now", "late"] {
+        let delivery = billing.next().await.unwrap().unwrap();
+        assert_eq!(delivery.body(), body);
+        delivery.ack().await.unwrap();
+    }
+    assert!(started.elapsed() + Duration::from_millis(2) >= delay, "{:?}", started.elapsed());
+    assert_eq!(topic(&client, "orders").await, ["now", "late"], "each once");
+    assert_eq!(client.admin().describe_topic("orders").await.unwrap().waiting, 1);
+}
+
+#[tokio::test]
 async fn message_that_no_topic_takes_is_set_aside_and_can_come_back() {
     let (_broker, client) = broker().await;
     let shop = Shop::new();
