@@ -57,10 +57,16 @@ impl NewRow {
             key: content.key,
             headers: headers::encode(&content.headers),
             body: content.body,
-            due_at: content.due_at,
-            created_at: content.created_at,
+            due_at: storable(content.due_at),
+            created_at: storable(content.created_at),
         })
     }
+}
+
+/// A time that a column can hold: databases have no unsigned numbers, and a time that turned
+/// negative would be taken for none.
+fn storable(at: Timestamp) -> Timestamp {
+    at.min(Timestamp(i64::MAX.unsigned_abs()))
 }
 
 /// Why a message was not enqueued, before the database was asked. Nothing has happened.
@@ -120,6 +126,14 @@ mod tests {
         assert!(refused(Message::new("x").expires_at(Timestamp(1)).to("t")).contains("expiry"));
         let priority = Priority(9);
         assert!(refused(Message::new("x").priority(priority).to("t")).contains("priority"));
+    }
+
+    #[test]
+    fn time_that_never_comes_stays_one() {
+        let message = Message::new("x").delay(std::time::Duration::MAX).to("t");
+        let row = NewRow::new(message).unwrap();
+
+        assert_eq!(row.due_at.0.cast_signed(), i64::MAX);
     }
 
     #[test]
