@@ -24,10 +24,11 @@ pub(crate) fn counts(events: &[Event], timeline: &Timeline<'_>) -> Counts {
 
 fn count(counts: &mut Counts, event: &Event) {
     match event {
-        Event::Topic(_) | Event::Subscription(_) | Event::Released(_) => {}
+        Event::Topic(_) | Event::Subscription(_) | Event::Released(_) | Event::Clock(_) => {}
         Event::Publish(publish) => match publish.outcome {
             PublishOutcome::Ok { duplicate, .. } => {
                 counts.publishes_ok += 1;
+                counts.publishes_delayed += one_if(publish.due_ms.is_some());
                 counts.publishes_duplicate += u64::from(duplicate);
             }
             PublishOutcome::Failed(_) => counts.publishes_failed += 1,
@@ -98,6 +99,7 @@ fn under_way(event: &Event) -> Option<(Time, Time)> {
         | Event::Redrive(_)
         | Event::Released(_)
         | Event::Broker(_)
+        | Event::Clock(_)
         | Event::Final(_) => None,
     }
 }

@@ -29,6 +29,8 @@ counts! {
     publishes_unknown,
     /// Receipts that called a publish a repeat.
     publishes_duplicate,
+    /// Publishes with a receipt of messages that were to be delayed.
+    publishes_delayed,
     /// Deliveries taken.
     deliveries,
     /// Deliveries taken of a message that the subscription had delivered before.
@@ -92,6 +94,7 @@ const NO_COUNTS: Counts = Counts {
     publishes_failed: 0,
     publishes_unknown: 0,
     publishes_duplicate: 0,
+    publishes_delayed: 0,
     deliveries: 0,
     redeliveries: 0,
     settles_ok: 0,

@@ -36,6 +36,8 @@ pub enum Event {
     Released(Released),
     /// The broker started or ended.
     Broker(Broker),
+    /// The broker's wall clock was set.
+    Clock(Clock),
     /// The last look at a topic or subscription begins.
     Final(Final),
 }
@@ -56,6 +58,7 @@ impl Event {
             Self::Redrive(redrive) => redrive.t1,
             Self::Released(released) => released.t0,
             Self::Broker(broker) => broker.t1,
+            Self::Clock(clock) => clock.t,
             Self::Final(look) => look.t,
         }
     }
@@ -227,6 +230,10 @@ pub struct Publish {
     /// The idempotent producer, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<Sender>,
+    /// When it is due, if it was to be delayed: milliseconds of the broker's wall clock, see
+    /// [`Clock`]. Such a message has no place in the order of its producer or its batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_ms: Option<u64>,
     /// What the client was told.
     pub outcome: PublishOutcome,
 }
@@ -525,6 +532,17 @@ pub enum BrokerChange {
     Killed,
     /// It died and what was not synced is lost.
     PowerLost,
+}
+
+/// The broker's wall clock was set, and goes on from there until it is set again. It never goes
+/// back in a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clock {
+    /// When.
+    pub t: Time,
+    /// What it shows then, in milliseconds.
+    pub wall_ms: u64,
 }
 
 /// From `t` on, everything that is still there is read once more.

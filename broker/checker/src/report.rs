@@ -11,6 +11,8 @@ pub enum Rule {
     Unexpected,
     /// What was refused with a definite error is never seen.
     Aborted,
+    /// A delayed message is not seen before it is due.
+    Early,
     /// A topic's offset has one message with one content, for ever.
     Agreement,
     /// What was acknowledged is settled, or is found in the final look.
@@ -48,6 +50,7 @@ impl Rule {
     pub const ALL: &[Self] = &[
         Self::Unexpected,
         Self::Aborted,
+        Self::Early,
         Self::Agreement,
         Self::Lost,
         Self::Vanished,
@@ -71,6 +74,7 @@ impl Rule {
         match self {
             Self::Unexpected => "unexpected",
             Self::Aborted => "aborted",
+            Self::Early => "early",
             Self::Agreement => "agreement",
             Self::Lost => "lost",
             Self::Vanished => "vanished",

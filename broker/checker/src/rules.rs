@@ -4,6 +4,7 @@ mod attempts;
 mod content;
 mod cursor;
 mod dead_letters;
+mod early;
 mod epochs;
 mod handing;
 mod presence;
@@ -20,6 +21,7 @@ pub(crate) fn check(timeline: &Timeline<'_>) -> Violations {
     let mut found = Violations::default();
     let mut sightings = Sightings::new(timeline);
     content::check(timeline, &sightings, &mut found);
+    early::check(timeline, &sightings, &mut found);
     let inferred = producer::check(timeline, &sightings, &mut found);
     sightings.infer(inferred);
     whole::check(timeline, &sightings, &mut found);

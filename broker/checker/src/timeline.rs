@@ -9,8 +9,8 @@ pub(crate) use deaths::Deaths;
 pub(crate) use names::{Names, SubscriptionNo, TopicNo};
 
 use crate::history::{
-    self, Consumer, ConsumerChange, Cursor, Deliver, Durability, Event, Extend, Fence, Fetch,
-    MessageId, Outcome, Publish, PublishOutcome, Redrive, Settle, Time,
+    self, Clock, Consumer, ConsumerChange, Cursor, Deliver, Durability, Event, Extend, Fence,
+    Fetch, MessageId, Outcome, Publish, PublishOutcome, Redrive, Settle, Time,
 };
 use crate::report::Subject;
 use std::collections::HashMap;
@@ -39,6 +39,8 @@ pub(crate) struct Timeline<'a> {
     pub(crate) finals: Vec<At<(TopicNo, Option<SubscriptionNo>), &'a history::Final>>,
     /// Declared subscriptions, by topic.
     pub(crate) subscriptions: Vec<At<(TopicNo, SubscriptionNo), &'a history::Subscription>>,
+    /// Settings of the wall clock, by time.
+    pub(crate) clocks: Vec<Clock>,
     pub(crate) consumers: Consumers,
     pub(crate) deaths: Deaths,
     /// The last moment of the history.
@@ -97,6 +99,7 @@ impl<'a> Timeline<'a> {
                 self.consumers.add(subscription, is);
             }
             Event::Broker(is) => self.deaths.add(is, event),
+            Event::Clock(is) => self.clocks.push(*is),
             Event::Fetch(_)
             | Event::Cursor(_)
             | Event::Redrive(_)
@@ -134,7 +137,8 @@ impl<'a> Timeline<'a> {
             | Event::Settle(_)
             | Event::Extend(_)
             | Event::Consumer(_)
-            | Event::Broker(_) => {}
+            | Event::Broker(_)
+            | Event::Clock(_) => {}
         }
     }
 
@@ -158,10 +162,19 @@ impl<'a> Timeline<'a> {
         self.releases.sort_by_key(|at| (at.key, at.is.t0, at.event));
         self.finals.sort_by_key(|at| (at.key, at.is.t, at.event));
         self.subscriptions.sort_by_key(|at| (at.key, at.event));
+        self.clocks.sort_by_key(|clock| (clock.t, clock.wall_ms));
         self.written.sort_unstable();
         self.dead_topics.sort_unstable();
         self.deaths.sort();
         self.consumers.crashes.values_mut().for_each(|crashes| ascend(crashes));
+    }
+
+    /// What the broker's wall clock shows at `t`, in milliseconds; nothing before it was first set.
+    pub(crate) fn wall_ms(&self, t: Time) -> Option<u64> {
+        const NANOS: u64 = 1_000_000;
+        let set = self.clocks.partition_point(|clock| clock.t <= t);
+        let last = self.clocks.get(set.checked_sub(1)?)?;
+        Some(last.wall_ms.saturating_add(t.0 / NANOS - last.t.0 / NANOS))
     }
 
     /// Whether a power loss may take what was acknowledged on this topic.

@@ -131,6 +131,7 @@ fn set_one(counts: &mut Counts, what: &str) {
         "publishes_failed" => counts.publishes_failed = 1,
         "publishes_unknown" => counts.publishes_unknown = 1,
         "publishes_duplicate" => counts.publishes_duplicate = 1,
+        "publishes_delayed" => counts.publishes_delayed = 1,
         "deliveries" => counts.deliveries = 1,
         "redeliveries" => counts.redeliveries = 1,
         "settles_ok" => counts.settles_ok = 1,
@@ -164,6 +165,7 @@ fn publish(id: u64, outcome: PublishOutcome) -> Event {
         id: MessageId(u128::from(id)),
         crc: 7,
         sender: None,
+        due_ms: None,
         outcome,
     })
 }

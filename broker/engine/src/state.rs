@@ -102,6 +102,12 @@ impl State {
         all.into_iter()
     }
 
+    /// The partitions among these in which delayed messages wait, each with the topic that they are
+    /// for.
+    pub fn waiting_rooms(&self) -> impl Iterator<Item = (PartitionId, TopicId)> {
+        self.waiting.iter().map(|room| (room.id, room.topic))
+    }
+
     pub(crate) fn topic_named(&self, name: &Name) -> Option<&Topic> {
         self.topics.get(self.topic_ids.get(name)?)
     }

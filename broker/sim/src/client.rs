@@ -14,7 +14,9 @@ use crate::wire;
 use bytes::Bytes;
 use posthouse_checker::history::{self, Event, Outcome};
 use posthouse_engine::input::ConnectionId;
-use posthouse_protocol::{CorrelationId, ErrorCode, Name, Outcome as Told, Reply, Request};
+use posthouse_protocol::{
+    CorrelationId, ErrorCode, Name, Outcome as Told, Reply, Request, Timestamp,
+};
 use posthouse_storage::fs::dice::Dice;
 use std::fmt::Debug;
 
@@ -36,6 +38,8 @@ pub(crate) enum Phase {
 pub(crate) struct Surroundings<'a> {
     /// Nanoseconds since the run began.
     pub(crate) now: u64,
+    /// The wall clock, of clients and broker alike.
+    pub(crate) wall: Timestamp,
     pub(crate) phase: Phase,
     pub(crate) is_up: bool,
     pub(crate) dice: &'a mut Dice,
@@ -46,6 +50,7 @@ pub(crate) struct Surroundings<'a> {
     /// Refusals that arrived.
     pub(crate) refusals: u64,
     pub(crate) commits: Commits,
+    pub(crate) delays: Delays,
 }
 
 /// Answers to commits that arrived.
@@ -56,7 +61,20 @@ pub(crate) struct Commits {
     pub(crate) refused: u64,
 }
 
+/// Messages accepted to be delayed, as clients were told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Delays {
+    pub(crate) published: u64,
+    pub(crate) committed: u64,
+}
+
 impl Surroundings<'_> {
+    /// When a message is to be due: mostly soon, sometimes after all load, rarely already.
+    pub(crate) fn due_at(&mut self) -> Timestamp {
+        let millis = if self.dice.percent(10) { 20_000 } else { 1_500 };
+        self.wall.plus_millis(self.dice.below(millis))
+    }
+
     pub(crate) const fn time(&self) -> history::Time {
         history::Time(self.now)
     }

@@ -68,6 +68,14 @@ faults! {
     repeated_commits,
     /// Commits that were refused.
     refused_commits,
+    /// Publishes that were told to have been delayed.
+    delayed_publishes,
+    /// Commits of which something was told to have been delayed.
+    delayed_commits,
+    /// Starts that found delayed messages waiting.
+    starts_with_waiting,
+    /// Crash points at which delayed messages waited.
+    crash_points_with_waiting,
 }
 
 impl Faults {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use commits::{Committing, Whole};
 use posthouse_engine::Input;
 use posthouse_engine::input::ConnectionId;
-use posthouse_protocol::batch::BatchView;
+use posthouse_protocol::batch::{BatchView, MessageRef};
 use posthouse_protocol::message::{
     CursorSave, Deliver, DeliveryRun, Fetched, Settle, Settled, Verdict,
 };
@@ -19,7 +19,7 @@ use posthouse_protocol::settings::{Durability, Mode};
 use posthouse_protocol::tail::Part;
 use posthouse_protocol::{
     ConsumerId, CorrelationId, Name, Offset, PartitionId, ProducerId, Reply, Request, Sequence,
-    SubscriptionId, TopicId,
+    SubscriptionId, Timestamp, TopicId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +34,8 @@ pub(crate) struct Ledger {
     subscription_ids: BTreeMap<(TopicId, Name), SubscriptionId>,
     /// Messages that were seen at a second offset: redriven ones.
     moved: BTreeSet<[u8; 16]>,
+    /// Delayed messages, with the number of the frame that says first that they were accepted.
+    delayed: BTreeMap<(TopicId, [u8; 16]), Promise>,
     /// Where a message was seen first.
     places: BTreeMap<(TopicId, [u8; 16]), u64>,
     /// Every commit that was ever asked for, by producer and sequence.
@@ -76,10 +78,18 @@ struct Subscription {
     cursor_perhaps: Offset,
 }
 
+/// What is known of a message that is sent.
+#[derive(Clone, Copy, Debug)]
+struct Content {
+    id: [u8; 16],
+    crc: u32,
+    is_delayed: bool,
+}
+
 /// A request whose answer is a promise.
 #[derive(Debug)]
 enum Asked {
-    Publish { topic: TopicId, messages: Vec<([u8; 16], u32)> },
+    Publish { topic: TopicId, messages: Vec<Content> },
     Settle { subscription: SubscriptionId, verdict: Verdict, runs: Vec<DeliveryRun> },
     Cursor { subscription: SubscriptionId, offset: Offset },
     Fetch { topic: TopicId },
@@ -134,11 +144,7 @@ impl Ledger {
                 self.fetched(topic, &fetched, &tail);
             }
             (Reply::Receipt(receipt), Some(Asked::Publish { topic, messages })) => {
-                if let Some(base) = receipt.base {
-                    for (offset, (id, crc)) in (base.0..).zip(messages) {
-                        self.promise(topic, offset, id, crc);
-                    }
-                }
+                self.accepted(topic, receipt.base, &messages);
             }
             (Reply::Settled(settled), Some(Asked::Settle { subscription, verdict, runs })) => {
                 if verdict == Verdict::Ack {
@@ -181,6 +187,11 @@ impl Ledger {
         for (id, topic) in self.topics.iter_mut().filter(|(_, topic)| !topic.is_synced) {
             excused.insert(*id);
             topic.messages.values_mut().for_each(|promise| promise.since = u64::MAX);
+        }
+        for ((topic, _), promise) in &mut self.delayed {
+            if excused.contains(topic) {
+                promise.since = u64::MAX;
+            }
         }
         for known in self.subscriptions.values_mut() {
             if excused.contains(&known.topic) {
@@ -247,6 +258,21 @@ impl Ledger {
         }
     }
 
+    /// A batch was accepted: its messages are where it says, or wait if they may.
+    fn accepted(&mut self, topic: TopicId, base: Option<Offset>, messages: &[Content]) {
+        if let Some(base) = base {
+            for (offset, content) in (base.0..).zip(messages) {
+                self.promise(topic, offset, content.id, content.crc);
+            }
+            return;
+        }
+        let since = self.left;
+        for content in messages.iter().filter(|content| content.is_delayed) {
+            let Content { id, crc, .. } = *content;
+            self.delayed.entry((topic, id)).or_insert(Promise { id, crc, since });
+        }
+    }
+
     fn promise(&mut self, topic: TopicId, offset: u64, id: [u8; 16], crc: u32) {
         let place = *self.places.entry((topic, id)).or_insert(offset);
         if place != offset {
@@ -278,7 +304,12 @@ fn offsets(run: &DeliveryRun) -> std::ops::Range<u64> {
     run.first.0..run.first.0 + u64::from(run.count)
 }
 
-fn messages_of(batch: &Bytes) -> Vec<([u8; 16], u32)> {
+fn messages_of(batch: &Bytes) -> Vec<Content> {
     let view = BatchView::parse_trusted(batch).expect("clients send sound batches");
-    view.messages().map(|message| (message.entry.id.0, crc32fast::hash(message.body))).collect()
+    let content = |message: MessageRef<'_>| Content {
+        id: message.entry.id.0,
+        crc: crc32fast::hash(message.body),
+        is_delayed: message.entry.due_at != Timestamp::ZERO,
+    };
+    view.messages().map(content).collect()
 }

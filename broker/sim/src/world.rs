@@ -8,7 +8,7 @@ mod setup;
 
 use crate::chance::Chance;
 use crate::client::admin::Admin;
-use crate::client::{Client, Commits, Phase, Surroundings};
+use crate::client::{Client, Commits, Delays, Phase, Surroundings};
 use crate::faults::Faults;
 use crate::host::Host;
 use crate::ledger::Ledger;
@@ -208,8 +208,10 @@ impl World {
     }
 
     fn with_client(&mut self, at: usize, act: impl FnOnce(&mut dyn Client, &mut Surroundings<'_>)) {
+        let wall = self.clock().wall;
         let mut around = Surroundings {
             now: self.now,
+            wall,
             phase: self.phase,
             is_up: self.host.is_some(),
             dice: &mut self.dice,
@@ -219,6 +221,7 @@ impl World {
             trace: &mut self.trace,
             refusals: 0,
             commits: Commits::default(),
+            delays: Delays::default(),
         };
         match at.checked_sub(1) {
             None => act(&mut self.admin, &mut around),
@@ -228,11 +231,13 @@ impl World {
                 }
             }
         }
-        let Surroundings { refusals, commits, .. } = around;
+        let Surroundings { refusals, commits, delays, .. } = around;
         self.faults.refused_publishes += refusals;
         self.faults.commits += commits.told;
         self.faults.repeated_commits += commits.repeated;
         self.faults.refused_commits += commits.refused;
+        self.faults.delayed_publishes += delays.published;
+        self.faults.delayed_commits += delays.committed;
     }
 
     /// A round of the broker over some of what is under way to it.

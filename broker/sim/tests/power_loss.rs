@@ -20,6 +20,10 @@ const WANTED: &[&str] = &[
     "commits",
     "repeated_commits",
     "refused_commits",
+    "delayed_publishes",
+    "delayed_commits",
+    "starts_with_waiting",
+    "crash_points_with_waiting",
     "checkpoints",
     "recycled",
 ];

@@ -1,6 +1,6 @@
 //! Duplicate, order, torn: what idempotent producers are promised.
 
-use crate::history::{MessageId, Publish, PublishOutcome, Sender};
+use crate::history::{MessageId, Publish, PublishOutcome, Sender, Time};
 use crate::report::{Rule, Violation, Violations};
 use crate::sightings::{How, Sighting, Sightings};
 use crate::timeline::{At, Timeline, TopicNo};
@@ -42,8 +42,12 @@ fn duplicates(
         if publishes.is_empty() || places.len() <= allowed {
             continue;
         }
-        // A copy that somebody saw may be lost with the power before the sender had its receipt.
-        let lost = publishes.iter().any(|at| timeline.deaths.power_lost_in(at.is.t0, at.is.t1));
+        // A copy that somebody saw may be lost with the power before the sender had its receipt. A
+        // delayed message may be lost with the power once it is there: then it waits again.
+        let lost = publishes.iter().any(|at| {
+            let until = if at.is.due_ms.is_some() { Time::MAX } else { at.is.t1 };
+            timeline.deaths.power_lost_in(at.is.t0, until)
+        });
         if lost && timeline.is_written(topic) {
             continue;
         }
@@ -92,11 +96,12 @@ impl Sent {
     }
 }
 
-/// By topic, producer, sequence, position; the tries of one message as one.
+/// By topic, producer, sequence, position; the tries of one message as one. Without the delayed
+/// ones, whose places are those of their times.
 fn sent(timeline: &Timeline<'_>, sightings: &Sightings) -> Vec<Sent> {
     let mut sent: Vec<Sent> = Vec::new();
     for at in &timeline.publishes {
-        let Some(sender) = at.is.sender else { continue };
+        let Some(sender) = at.is.sender.filter(|_| at.is.due_ms.is_none()) else { continue };
         let (topic, id) = at.key;
         let failed = matches!(at.is.outcome, PublishOutcome::Failed(_));
         let offset = match at.is.outcome {

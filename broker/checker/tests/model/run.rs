@@ -176,6 +176,7 @@ impl Run {
                 id: stored.id,
                 crc: stored.crc,
                 sender: Some(Sender { producer, sequence, position }),
+                due_ms: None,
                 outcome: outcome(place),
             }));
         }

@@ -77,7 +77,8 @@ pub(crate) fn publish(
         },
     };
     let id = MessageId::from(id.0);
-    Event::Publish(Publish { t0, t1, topic: topic.to_owned(), id, crc, sender: None, outcome })
+    let (topic, due_ms) = (topic.to_owned(), None);
+    Event::Publish(Publish { t0, t1, topic, id, crc, sender: None, due_ms, outcome })
 }
 
 /// A delivery that was taken just now.

@@ -16,6 +16,8 @@ use posthouse_protocol::{
 };
 use std::collections::BTreeMap;
 
+/// Publishes of delayed messages, in percent.
+const DELAYED_PERCENT: u64 = 15;
 /// How long a refused commit waits.
 const RETRY_NANOS: u64 = 40_000_000;
 
@@ -71,6 +73,7 @@ struct Part {
     position: u32,
     id: MessageId,
     crc: u32,
+    due_ms: Option<u64>,
 }
 
 impl<C> Committing<C> {
@@ -128,13 +131,27 @@ impl<C> Committing<C> {
         for publish in 0..1 + around.dice.index(3) {
             let target = around.dice.index(self.targets.len());
             let mut builder = BatchBuilder::new();
+            let is_delayed = around.dice.percent(DELAYED_PERCENT);
             for place in 0..around.dice.between(1, 3) {
-                let message = self.message(around);
+                let mut message = self.message(around);
+                if is_delayed {
+                    message.due_at = around.due_at();
+                }
                 builder.push(&message).expect("small messages are within the limits");
                 let position = positions.entry(target).or_insert(0);
                 let (id, crc) = (message.id, crc32fast::hash(&message.body));
                 let place = u32::try_from(place).unwrap_or(u32::MAX);
-                messages.push(Part { target, publish, place, position: *position, id, crc });
+                let due_ms = is_delayed.then_some(message.due_at.0);
+                let position_here = *position;
+                messages.push(Part {
+                    target,
+                    publish,
+                    place,
+                    position: position_here,
+                    id,
+                    crc,
+                    due_ms,
+                });
                 *position += 1;
             }
             let batch = builder.finish(Timestamp(around.now / 1_000_000));
@@ -240,6 +257,12 @@ impl<C> Committing<C> {
             Durability::Synced => history::Durability::Synced,
             Durability::Written => history::Durability::Written,
         };
+        let is_delayed = |part: &&Part| {
+            let published = committed.published.get(part.publish);
+            part.due_ms.is_some() && published.is_some_and(|published| published.base.is_none())
+        };
+        let delayed = under_way.messages.iter().filter(is_delayed).map(|part| part.publish);
+        around.delays.committed += u64::from(delayed.max().is_some());
         self.record(around, &under_way, |part| {
             let published = committed.published.get(part.publish).expect("an answer for each");
             PublishOutcome::Ok {
@@ -306,6 +329,7 @@ impl<C> Committing<C> {
                     sequence: under_way.sequence.0,
                     position: part.position,
                 }),
+                due_ms: part.due_ms,
                 outcome: outcome(part),
             }));
         }

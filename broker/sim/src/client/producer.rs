@@ -16,6 +16,8 @@ use std::collections::VecDeque;
 
 /// Publishes under way at most.
 const WINDOW_MAX: usize = 10;
+/// Batches of delayed messages, in percent.
+const DELAYED_PERCENT: u64 = 15;
 /// How long a refused publish waits.
 const RETRY_NANOS: u64 = 40_000_000;
 
@@ -53,13 +55,21 @@ struct Sent {
     sequence: Sequence,
     target: usize,
     batch: Bytes,
-    messages: Vec<(MessageId, u32)>,
+    messages: Vec<Content>,
     t0: Option<u64>,
     flight: Option<CorrelationId>,
     /// Tries whose answer never came.
     unanswered: u32,
     refused: Option<ErrorCode>,
     is_accepted: bool,
+}
+
+/// What is noted of a message.
+#[derive(Clone, Copy, Debug)]
+struct Content {
+    id: MessageId,
+    crc: u32,
+    due_ms: Option<u64>,
 }
 
 impl Producer {
@@ -98,16 +108,22 @@ impl Producer {
         let target = around.dice.index(self.targets.len());
         let mut builder = BatchBuilder::new();
         let mut messages = Vec::new();
+        // A batch has delayed messages only, or none.
+        let is_delayed = around.dice.percent(DELAYED_PERCENT);
         let wanted = if around.dice.percent(30) { around.dice.between(2, 12) } else { 1 };
         for _ in 0..wanted {
-            let message = self.message(around);
+            let mut message = self.message(around);
+            if is_delayed {
+                message.due_at = around.due_at();
+            }
             if builder.len() + posthouse_protocol::batch::encoded_len(&message)
                 > self.batch_bytes_max
                 && !messages.is_empty()
             {
                 break;
             }
-            messages.push((message.id, crc32fast::hash(&message.body)));
+            let (id, crc) = (message.id, crc32fast::hash(&message.body));
+            messages.push(Content { id, crc, due_ms: is_delayed.then_some(message.due_at.0) });
             builder.push(&message).expect("messages of the simulation are within the limits");
         }
         // Numbers ascend, with gaps: only `prev` says what is missing.
@@ -203,6 +219,8 @@ impl Producer {
             sent.flight = None;
         }
         if let Some(sent) = self.window.get(at) {
+            let is_delayed = sent.messages.iter().any(|message| message.due_ms.is_some());
+            around.delays.published += u64::from(is_delayed && receipt.base.is_none());
             self.record(around, sent, |position| PublishOutcome::Ok {
                 offset: receipt.base.map(|base| base.0 + u64::from(position)),
                 durability,
@@ -254,18 +272,19 @@ impl Producer {
     ) {
         let Some((producer, _)) = self.identity else { return };
         let Some(target) = self.targets.get(sent.target) else { return };
-        for (position, (id, crc)) in (0_u32..).zip(&sent.messages) {
+        for (position, message) in (0_u32..).zip(&sent.messages) {
             around.history.push(Event::Publish(history::Publish {
                 t0: history::Time(sent.t0.unwrap_or(around.now)),
                 t1: around.time(),
                 topic: target.topic.clone(),
-                id: history::MessageId::from(id.0),
-                crc: *crc,
+                id: history::MessageId::from(message.id.0),
+                crc: message.crc,
                 sender: Some(history::Sender {
                     producer: producer.0,
                     sequence: sent.sequence.0,
                     position,
                 }),
+                due_ms: message.due_ms,
                 outcome: outcome(position),
             }));
         }

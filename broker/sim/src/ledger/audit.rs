@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const READ_BYTES: usize = 256 << 10;
 
 /// Messages by offset, as the recovered broker would serve them.
-type Stored = BTreeMap<u64, ([u8; 16], u32)>;
+pub(super) type Stored = BTreeMap<u64, ([u8; 16], u32)>;
 
 impl Ledger {
     /// Checks every promise made by the first `left` frames; after a power loss those of `written`
@@ -29,23 +29,24 @@ impl Ledger {
         left: u64,
         is_power_lost: bool,
     ) -> Result<(), String> {
-        let mut dead = BTreeSet::new();
+        let mut all = Found::default();
         let known: BTreeMap<PartitionId, TopicId> = self
             .topics
             .iter()
             .filter(|(_, topic)| !topic.is_dead_letters)
             .map(|(id, topic)| (topic.partition, *id))
             .collect();
-        let mut stored = BTreeMap::new();
+        let rooms: BTreeMap<PartitionId, TopicId> = state.0.waiting_rooms().collect();
         for partition in state.partitions() {
             let found = read_all(state, reader, partition)?;
-            match known.get(&partition) {
-                Some(topic) => _ = stored.insert(*topic, found),
-                None => dead.extend(found.into_values().map(|(id, _)| id)),
+            match (known.get(&partition), rooms.get(&partition)) {
+                (Some(topic), _) => _ = all.stored.insert(*topic, found),
+                (None, Some(topic)) => _ = all.waiting.insert(*topic, found),
+                (None, None) => all.dead.extend(found.into_values().map(|(id, _)| id)),
             }
         }
         for (id, topic) in self.topics.iter().filter(|(_, topic)| !topic.is_dead_letters) {
-            let Some(found): Option<&Stored> = stored.get(id) else {
+            let Some(found): Option<&Stored> = all.stored.get(id) else {
                 if topic.since > left || (is_power_lost && !topic.is_synced) {
                     continue;
                 }
@@ -54,17 +55,29 @@ impl Ledger {
             let subscriptions: Vec<&Subscription> =
                 self.subscriptions.values().filter(|known| known.topic == *id).collect();
             let left = if is_power_lost && !topic.is_synced { 0 } else { left };
-            let topic = Audited { id: *id, topic, subscriptions, found, dead: &dead, left };
+            let topic = Audited { id: *id, topic, subscriptions, found, dead: &all.dead, left };
             topic.published(self)?;
             topic.settled()?;
+            topic.delayed(self, all.waiting.get(id).unwrap_or(&Stored::new()))?;
         }
-        self.audit_commits(&stored, &dead)
+        self.audit_commits(&all)
     }
 
     /// How many frames have left.
     pub(crate) const fn frames_left(&self) -> u64 {
         self.left
     }
+}
+
+/// What the recovered broker has.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Of each topic.
+    pub(super) stored: BTreeMap<TopicId, Stored>,
+    /// Of each topic, what waits until it is due.
+    pub(super) waiting: BTreeMap<TopicId, Stored>,
+    /// Everything else: dead letters.
+    pub(super) dead: BTreeSet<[u8; 16]>,
 }
 
 struct Audited<'a> {
@@ -104,6 +117,48 @@ impl Audited<'_> {
             // Redriven: it has another offset now, or had one and was settled there.
             || ledger.moved.contains(&promise.id)
             || self.found.values().any(|(id, _)| *id == promise.id)
+    }
+
+    /// A delayed message waits, or it has come; not both.
+    fn delayed(&self, ledger: &Ledger, waiting: &Stored) -> Result<(), String> {
+        let of_topic = (self.id, [0; 16])..=(self.id, [u8::MAX; 16]);
+        for ((_, id), promise) in ledger.delayed.range(of_topic) {
+            let there: Vec<&([u8; 16], u32)> = waiting
+                .values()
+                .chain(self.found.values())
+                .filter(|(found, _)| found == id)
+                .collect();
+            let may_be_gone = promise.since > self.left
+                || self.dead.contains(id)
+                || ledger.places.contains_key(&(self.id, *id));
+            let was = format!("promised by frame {} of {}", promise.since, self.left);
+            match there.as_slice() {
+                [] if may_be_gone => {}
+                [] => return Err(format!("topic {}: a delayed message is lost, {was}", self.id)),
+                [(_, crc), ..] if *crc != promise.crc => {
+                    return Err(format!("topic {}: a delayed message is another one", self.id));
+                }
+                [_] => {}
+                [_, _, ..] if ledger.moved.contains(id) => {}
+                [_, _, ..] => {
+                    return Err(format!("topic {}: a delayed message is there twice", self.id));
+                }
+            }
+        }
+        self.delayed_once(ledger, waiting)
+    }
+
+    /// What somebody has seen for certain does not wait any more.
+    fn delayed_once(&self, ledger: &Ledger, waiting: &Stored) -> Result<(), String> {
+        let seen = |id: &[u8; 16]| {
+            let place = ledger.places.get(&(self.id, *id));
+            let promise = place.and_then(|offset| self.topic.messages.get(offset));
+            promise.is_some_and(|promise| promise.since <= self.left)
+        };
+        match waiting.values().find(|(id, _)| seen(id)) {
+            Some(_) => Err(format!("topic {}: a delayed message was seen, and waits", self.id)),
+            None => Ok(()),
+        }
     }
 
     fn settled(&self) -> Result<(), String> {

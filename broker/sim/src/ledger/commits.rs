@@ -1,7 +1,8 @@
 //! Commits: promised as a whole, and there as a whole or not at all, whether or not anybody was
 //! told.
 
-use super::{Ledger, Subscription, messages_of, offsets};
+use super::audit::Found;
+use super::{Content, Ledger, Subscription, messages_of, offsets};
 use bytes::Bytes;
 use posthouse_protocol::message::{
     Commit, Committed, CursorSave, DeliveryRun, Operation, Settled, Verdict,
@@ -9,14 +10,11 @@ use posthouse_protocol::message::{
 use posthouse_protocol::{SubscriptionId, TopicId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Messages of one batch, with the checksums of their bodies.
-type Messages = Vec<([u8; 16], u32)>;
-
 /// A commit that has been asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Committing {
     /// Each publish with its messages.
-    publishes: Vec<(TopicId, Messages)>,
+    publishes: Vec<(TopicId, Vec<Content>)>,
     acks: Vec<(SubscriptionId, Vec<DeliveryRun>)>,
     saves: Vec<CursorSave>,
 }
@@ -60,10 +58,7 @@ impl Ledger {
         assert_eq!(asked.publishes.len(), committed.published.len(), "an answer for each publish");
         for ((topic, messages), published) in asked.publishes.into_iter().zip(&committed.published)
         {
-            let Some(base) = published.base else { continue };
-            for (offset, (id, crc)) in (base.0..).zip(messages) {
-                self.promise(topic, offset, id, crc);
-            }
+            self.accepted(topic, published.base, &messages);
         }
         for (subscription, runs) in asked.acks {
             self.settled(subscription, &runs, &Settled { refused: Vec::new() });
@@ -78,15 +73,11 @@ impl Ledger {
     /// # Errors
     ///
     /// The first one of which half is there, in words.
-    pub(super) fn audit_commits(
-        &self,
-        stored: &BTreeMap<TopicId, BTreeMap<u64, ([u8; 16], u32)>>,
-        dead: &BTreeSet<[u8; 16]>,
-    ) -> Result<(), String> {
-        let found: BTreeSet<(TopicId, [u8; 16])> = stored
-            .iter()
-            .flat_map(|(topic, found)| found.values().map(|(id, _)| (*topic, *id)))
-            .collect();
+    pub(super) fn audit_commits(&self, all: &Found) -> Result<(), String> {
+        let Found { stored, waiting, dead } = all;
+        let there = stored.iter().chain(waiting);
+        let found: BTreeSet<(TopicId, [u8; 16])> =
+            there.flat_map(|(topic, found)| found.values().map(|(id, _)| (*topic, *id))).collect();
         for ((producer, sequence), whole) in &self.commits {
             let is_there = |at: &&(TopicId, [u8; 16])| found.contains(*at);
             let Some(present) = whole.messages.iter().find(is_there) else { continue };
@@ -129,7 +120,7 @@ impl Committing {
         let messages = self
             .publishes
             .iter()
-            .flat_map(|(topic, messages)| messages.iter().map(move |(id, _)| (*topic, *id)));
+            .flat_map(|(topic, messages)| messages.iter().map(move |it| (*topic, it.id)));
         let acks = self
             .acks
             .iter()

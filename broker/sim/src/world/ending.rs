@@ -2,6 +2,7 @@
 
 use super::lives::Death;
 use super::{Trouble, World};
+use crate::chance::Chance;
 use crate::client::consumer::Consumer;
 use crate::client::reader::Reader;
 use crate::client::{Client, Phase};
@@ -16,6 +17,7 @@ impl World {
         self.heal();
         let produce = |world: &Self| world.clients.iter().all(|client| client.has_sent());
         self.quietly(produce)?;
+        self.let_all_come()?;
         self.phase = Phase::Finish;
         self.quietly(|world| {
             world.clients.iter().all(|client| client.is_done()) && world.admin.is_done()
@@ -24,6 +26,23 @@ impl World {
         self.drain_everything()?;
         let expectations = Expectations { unknown_percent_max: 90, ..Expectations::SUITE };
         Ok(check(&self.history, &expectations))
+    }
+
+    /// Lets time pass until the operator is told that no delayed message waits any more.
+    fn let_all_come(&mut self) -> Result<(), String> {
+        let names = || Plan::topics().into_iter().map(|wanted| wanted.topic.to_owned());
+        for _ in 0..1_000 {
+            self.admin.describe(names());
+            self.quietly(|world| world.admin.is_done())?;
+            if names().all(|topic| self.admin.topics.get(&topic).is_none_or(|at| at.waiting == 0)) {
+                return Ok(());
+            }
+            self.now += self.dice.between(0, 50_000_000);
+            for _ in 0..100 {
+                self.step()?;
+            }
+        }
+        Err(format!("a delayed message never comes: {:#?}", self.admin.topics))
     }
 
     fn heal(&mut self) {

@@ -74,6 +74,7 @@ impl World {
         self.faults.time_jumps += 1;
         if self.dice.percent(30) {
             self.wall_ahead += self.dice.between(1, 60_000);
+            self.record_clock();
         } else {
             self.now += self.dice.between(1_000_000_000, 5_000_000_000);
         }

@@ -21,6 +21,7 @@ impl World {
             self.step()?;
         }
         self.declare();
+        self.record_clock();
         self.populate();
         Ok(())
     }
@@ -40,6 +41,12 @@ impl World {
         let waiting: Vec<String> =
             waiting.map(|client| format!("{client:?}").chars().take(200).collect()).collect();
         Err(format!("nothing ends: up={} waiting={waiting:#?}", self.host.is_some()))
+    }
+
+    /// Notes what the wall clock shows from now on.
+    pub(super) fn record_clock(&mut self) {
+        let (t, wall_ms) = (history::Time(self.now), self.clock().wall.0);
+        self.history.push(Event::Clock(history::Clock { t, wall_ms }));
     }
 
     fn declare(&mut self) {
