@@ -126,12 +126,15 @@ impl<C> Committing<C> {
         carried: C,
     ) {
         let (mut tail, mut messages) = (Vec::new(), Vec::new());
-        let mut positions = BTreeMap::new();
+        let (mut positions, mut delayed) = (BTreeMap::new(), BTreeMap::new());
         let mut publishes = Vec::new();
         for publish in 0..1 + around.dice.index(3) {
             let target = around.dice.index(self.targets.len());
             let mut builder = BatchBuilder::new();
-            let is_delayed = around.dice.percent(DELAYED_PERCENT);
+            // All for one topic, or none: a time that has passed when the broker looks is no delay,
+            // and then these lie among the others.
+            let throw = around.dice.percent(DELAYED_PERCENT);
+            let is_delayed = *delayed.entry(target).or_insert(throw);
             for place in 0..around.dice.between(1, 3) {
                 let mut message = self.message(around);
                 if is_delayed {
@@ -140,18 +143,10 @@ impl<C> Committing<C> {
                 builder.push(&message).expect("small messages are within the limits");
                 let position = positions.entry(target).or_insert(0);
                 let (id, crc) = (message.id, crc32fast::hash(&message.body));
-                let place = u32::try_from(place).unwrap_or(u32::MAX);
                 let due_ms = is_delayed.then_some(message.due_at.0);
-                let position_here = *position;
-                messages.push(Part {
-                    target,
-                    publish,
-                    place,
-                    position: position_here,
-                    id,
-                    crc,
-                    due_ms,
-                });
+                let place = u32::try_from(place).unwrap_or(u32::MAX);
+                let part = Part { target, publish, place, position: *position, id, crc, due_ms };
+                messages.push(part);
                 *position += 1;
             }
             let batch = builder.finish(Timestamp(around.now / 1_000_000));
