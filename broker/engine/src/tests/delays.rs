@@ -354,3 +354,94 @@ fn stopping_broker_publishes_nothing_more() {
     shell.advance(10);
     assert_eq!(bodies(&mut shell, "orders"), ["a"]);
 }
+
+#[test]
+fn publish_or_commit_of_more_than_can_wait_is_refused() {
+    let (mut shell, topic, mut sender) = usual();
+    let due = shell.now.wall.0 + 1_000_000_000;
+    let messages = vec![("", due); 10_000];
+    for _ in 0..99 {
+        receipt(shell.publish_due(&mut sender, topic, &messages));
+    }
+    receipt(shell.publish_due(&mut sender, topic, &messages[1..]));
+    assert_eq!(waiting(&shell), 999_999);
+
+    let two = &messages[..2];
+    let (code, text) = code_of(shell.publish_due(&mut sender, topic, two));
+    assert_eq!(code, ErrorCode::Overloaded, "{text}");
+    let one = Part::PublishDue("orders", &messages[..1]);
+    let (code, text) = code_of(shell.commit(&mut sender, &[one.clone(), one.clone()]));
+    assert_eq!(code, ErrorCode::Overloaded, "{text}");
+    committed(shell.commit(&mut sender, &[one]));
+    assert_eq!(waiting(&shell), 1_000_000);
+}
+
+#[test]
+fn batch_that_fits_no_frame_with_its_times_is_refused() {
+    let (mut shell, topic, mut sender) = usual();
+    shell.set_space(u64::MAX, u64::MAX);
+    let due = shell.now.wall.0 + 1_000;
+    let body = "a".repeat(50);
+    let delayed = vec![(body.as_str(), due); 10_000];
+    assert!(batch_due(&delayed).len() < (1 << 20) - 10_000, "the batch alone fits");
+    let (code, text) = code_of(shell.publish_due(&mut sender, topic, &delayed));
+    assert_eq!(code, ErrorCode::TooLarge, "{text}");
+    let at_once = vec![(body.as_str(), 1); 10_000];
+    receipt(shell.publish_due(&mut sender, topic, &at_once));
+}
+
+#[test]
+fn room_is_used_up_by_what_is_delayed_and_by_what_is_due() {
+    // A frame takes its bytes once in the journal and once more in a run.
+    for (disk_bytes, ring_bytes) in [(2_000, u64::MAX), (u64::MAX, 1_000)] {
+        let (mut shell, topic, mut sender) = usual();
+        let message = [("a", shell.now.wall.0 + 100)];
+        for _ in 0..10 {
+            receipt(shell.publish_due(&mut sender, topic, &message));
+        }
+        shell.set_space(disk_bytes, ring_bytes);
+        shell.advance(100);
+        assert_eq!(waiting(&shell), 8);
+
+        shell.set_space(disk_bytes, ring_bytes);
+        let message = [("a", shell.now.wall.0 + 100_000)];
+        let replies = (0..10).map(|_| shell.publish_due(&mut sender, topic, &message));
+        assert_eq!(replies.filter(|reply| matches!(reply, Reply::Receipt(_))).count(), 2);
+    }
+}
+
+#[test]
+fn commit_that_makes_several_waiting_rooms_gives_each_a_number_of_its_own() {
+    let (mut shell, _, mut sender) = usual();
+    shell.create_topic("audit", TopicSettings::default());
+    let due = shell.now.wall.0 + 10;
+    let parts = [
+        Part::PublishDue("orders", &[("a", due)]),
+        Part::PublishDue("audit", &[("b", due)]),
+        Part::PublishDue("orders", &[("c", due)]),
+    ];
+    committed(shell.commit(&mut sender, &parts));
+    let rooms: Vec<_> = shell.engine.state().waiting_rooms().map(|(room, _)| room).collect();
+    assert_eq!(rooms.len(), 2);
+    let fresh = shell.create_topic("later", TopicSettings::default());
+    assert!(rooms.iter().all(|room| *room < fresh.partition), "{rooms:?}");
+    shell.check_replay();
+    shell.advance(10);
+    assert_eq!(bodies(&mut shell, "orders"), ["a", "c"]);
+    assert_eq!(bodies(&mut shell, "audit"), ["b"]);
+}
+
+#[test]
+fn topic_says_how_many_messages_wait_and_when_the_first_is_due() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[("b", now + 20), ("a", now + 10)]));
+    let info = shell.topic("orders");
+    assert_eq!((info.waiting, info.next_due_at.0, info.messages), (2, now + 10, 0));
+    shell.advance(10);
+    let info = shell.topic("orders");
+    assert_eq!((info.waiting, info.next_due_at.0, info.messages), (1, now + 20, 1));
+    shell.advance(10);
+    let info = shell.topic("orders");
+    assert_eq!((info.waiting, info.next_due_at.0, info.messages), (0, 0, 2));
+}
