@@ -1,6 +1,11 @@
 //! Delayed messages through the client and a real broker over TCP.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic, and its tasks end with it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and its tasks end with it"
+)]
 
 use posthouse_broker::{Broker, Config, Exit};
 use posthouse_client::{Client, Consumer, Message, Offset, Position, Timestamp, TopicSettings};

@@ -22,13 +22,15 @@ pub(crate) struct Admission {
     pub(crate) draining: bool,
     /// The messages of the batch at hand.
     pub(crate) entries: Vec<WindowEntry>,
+    /// Whether any of them has a time at which it is due.
+    pub(crate) has_times: bool,
 }
 
 impl Default for Admission {
     fn default() -> Self {
         let most = u64::MAX;
         let space = Space { frame_bytes_max: most, disk_bytes: most, ring_bytes: most };
-        Self { space, draining: false, entries: Vec::new() }
+        Self { space, draining: false, entries: Vec::new(), has_times: false }
     }
 }
 
@@ -45,12 +47,14 @@ impl Admission {
         base: Offset,
     ) -> Result<(), Refusal> {
         self.entries.clear();
+        self.has_times = false;
         let mut offset = base;
         for (place, entry) in view.entries().enumerate() {
             check_message(settings, &entry).map_err(|refusal| refusal.of_message(place))?;
             let index_len = u32::try_from(entry.bytes().len()).unwrap_or(u32::MAX);
             let bytes = index_len.saturating_add(entry.body_len);
             self.entries.push(WindowEntry { offset, bytes, damaged: false });
+            self.has_times |= entry.due_at != Timestamp::ZERO;
             offset = offset.next();
         }
         Ok(())

@@ -85,12 +85,14 @@ fn accept(
     let (id, partition) = (topic.id, topic.partition);
     let written = topic.settings.durability == Durability::Written;
     let (base, count) = (context.partition_end(partition), view.count());
-    let due = due_times(view, context.now.wall)?;
     admission.check_messages(&topic.settings, view, base)?;
     let (producer, sequence, digest) = (request.producer, request.sequence, view.header_crc());
     let sender = Some(Sender { producer, sequence, digest });
-    if !due.is_empty() {
-        return delay(context, admission, (id, written), (sender, due), batch);
+    if admission.has_times {
+        let due = due_times(view, context.now.wall)?;
+        if !due.is_empty() {
+            return delay(context, admission, (id, written), (sender, due), batch);
+        }
     }
     admission.check_space(batch.len())?;
     let bytes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
