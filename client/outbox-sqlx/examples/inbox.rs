@@ -13,6 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pool = SqlitePool::connect(&std::env::var("DATABASE_URL")?).await?;
     sqlx::raw_sql("CREATE TABLE IF NOT EXISTS bills (text TEXT)").execute(&pool).await?;
     let client = Client::builder().server(std::env::var("POSTHOUSE_SERVER")?).connect().await?;
+    client.admin().ensure_topic("orders").await?;
     client.admin().ensure_subscription("orders", "billing").await?;
 
     let inbox = Inbox::new(pool.clone(), "billing");
