@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(name = "posthouse-benches", about = "Measures what the design assumes")]
+#[command(name = "posthouse-benches", about = "Measures what the decisions rest on")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

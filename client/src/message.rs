@@ -39,7 +39,7 @@ impl Message {
         Ok(Self::new(body).header("content-type", "application/json"))
     }
 
-    /// Sets the key, which orders messages on subscriptions that ask for it.
+    /// Sets the key. It is kept with the message; order by key is not built yet.
     #[must_use]
     pub fn key(mut self, key: impl Into<Bytes>) -> Self {
         self.content.key = Some(key.into());

@@ -82,30 +82,30 @@ struct Quiet {
     since: Duration,
 }
 
-/// One bounded piece of work; the numbers are those of the design, section 5b.
+/// One bounded piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
-    /// 4: apply the frames of one segment.
+    /// Apply the frames of one segment.
     Fold,
-    /// 4: write the state.
+    /// Write the state.
     Save,
-    /// 5: copy needed batches.
+    /// Copy needed batches.
     Copy,
-    /// 6: write an index and sync the file.
+    /// Write an index and sync the file.
     Seal,
-    /// 6: give the files their names and sync the directory.
+    /// Give the files their names and sync the directory.
     Name,
-    /// 6: read back past the page cache.
+    /// Read back past the page cache.
     Verify,
-    /// 7: commit B.
+    /// Commit B.
     Commit,
-    /// 8: show readers the new files.
+    /// Show readers the new files.
     Swap,
-    /// 9: look for something that can be freed.
+    /// Look for something that can be freed.
     Choose,
-    /// 10: commit C.
+    /// Commit C.
     Retire,
-    /// 11: make a spare of a file that nobody reads any more, or remove it.
+    /// Make a spare of a file that nobody reads any more, or remove it.
     Recycle,
     /// Make a segment ready for the journal.
     Ready,

@@ -16,7 +16,8 @@ pub struct Options {
     pub segments_ready: usize,
     /// Unfolded journal at which the checkpointer folds, at least.
     pub fold_bytes: u64,
-    /// The checkpointer folds what there is after this long without an append.
+    /// The checkpointer folds what there is after this long without an append; less than a 64th of
+    /// a segment is left.
     pub fold_idle: Duration,
     /// Folded journal kept as history; freed beyond it, and first when space is short.
     pub journal_keep_bytes: u64,

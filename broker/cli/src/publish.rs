@@ -65,7 +65,7 @@ pub(crate) struct Publish {
 /// What is said about a message beside its body.
 #[derive(Debug, Args)]
 struct Envelope {
-    /// A key, which orders messages on subscriptions that ask for it
+    /// A key, kept with the message; order by key is not built yet
     #[arg(long, value_name = "K")]
     key: Option<String>,
 

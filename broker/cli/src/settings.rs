@@ -10,32 +10,32 @@ use std::time::Duration;
 /// Settings of a topic.
 #[derive(Debug, Default, Args)]
 pub(crate) struct TopicOptions {
-    /// What a publish waits for: on disk, or in the page cache [default: synced]
+    /// What a publish waits for: on disk, or in the page cache [of a new topic: synced]
     #[arg(long, value_enum)]
     durability: Option<Durable>,
 
     /// When messages are forgotten: once every subscription has settled them, or by the limits
-    /// alone [default: settled]
+    /// alone [of a new topic: settled]
     #[arg(long, value_enum)]
     retention: Option<Retain>,
 
-    /// What happens to a publish that exceeds a limit [default: refuse]
+    /// What happens to a publish that exceeds a limit [of a new topic: refuse]
     #[arg(long, value_enum)]
     overflow: Option<Overflowing>,
 
-    /// Forget messages older than this; 0 for no limit [default: 0]
+    /// Forget messages older than this; 0 for no limit [of a new topic: 0]
     #[arg(long, value_name = "PERIOD")]
     age_max: Option<Period>,
 
-    /// Keep at most so many bytes of messages; 0 for no limit [default: 0]
+    /// Keep at most so many bytes of messages; 0 for no limit [of a new topic: 0]
     #[arg(long, value_name = "SIZE")]
     bytes_max: Option<ByteSize>,
 
-    /// Keep at most so many messages; 0 for no limit [default: 0]
+    /// Keep at most so many messages; 0 for no limit [of a new topic: 0]
     #[arg(long, value_name = "N")]
     messages_max: Option<u64>,
 
-    /// Refuse messages with larger bodies [default: 1 MiB]
+    /// Refuse messages with larger bodies [of a new topic: 1 MiB]
     #[arg(long, value_name = "SIZE")]
     message_bytes_max: Option<ByteSize>,
 }
@@ -47,7 +47,7 @@ pub(crate) struct SubscriptionOptions {
     #[arg(long, value_enum)]
     mode: Option<Reading>,
 
-    /// Hand out by offset, or one message in flight per key [default: offset]
+    /// Hand out by offset; by key is not built yet and refused [default: offset]
     #[arg(long, value_enum)]
     order: Option<Ordering>,
 

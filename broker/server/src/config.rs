@@ -91,7 +91,8 @@ options! {
     /// more). Less means a shorter start after a crash and more writing in the background.
     fold_bytes: u64 as ByteSize = FOLD_BYTES_DEFAULT;
 
-    /// The checkpointer folds what there is when nothing was written for so long.
+    /// The checkpointer folds what there is when nothing was written for so long; less than a 64th
+    /// of a segment is left.
     fold_idle: Duration as Period = FOLD_IDLE_DEFAULT;
 
     /// Folded journal kept as history; the first to go when space is short.

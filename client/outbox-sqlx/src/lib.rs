@@ -49,11 +49,12 @@
 //! # Order
 //!
 //! *Per key*: if transaction T2 on key K inserted its outbox row after T1 (same K) committed, K's
-//! messages reach the broker T1 then T2. That holds when the business transaction locks what the key
-//! stands for (`UPDATE`, `SELECT FOR UPDATE`) **before** enqueueing, and for every transaction in
-//! SQLite. Transactions on one key that lock nothing have no order to preserve. *Inside one
-//! transaction*: insertion order. *Across keys*: none. A message that is parked, because the broker
-//! will never take it, is passed by those behind it.
+//! messages reach the broker T1 then T2, unless T1 stayed open for more than 60 s after its insert.
+//! That holds when the business transaction locks what the key stands for (`UPDATE`,
+//! `SELECT FOR UPDATE`) **before** enqueueing, and for every transaction in SQLite. Transactions on
+//! one key that lock nothing have no order to preserve. *Inside one transaction*: insertion order.
+//! *Across keys*: none. A message that is parked, because the broker will never take it, is passed
+//! by those behind it.
 //!
 //! # What it takes
 //!

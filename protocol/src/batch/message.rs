@@ -29,7 +29,7 @@ pub struct Message {
     pub id: MessageId,
     /// When the sender made it.
     pub created_at: Timestamp,
-    /// Orders messages on topics that ask for order by key.
+    /// Kept with the message; order by key is not built yet.
     pub key: Option<Bytes>,
     /// Names and values in the sender's order; duplicates are allowed.
     pub headers: Vec<(Bytes, Bytes)>,

@@ -1,4 +1,4 @@
-//! Giving files back: steps 9 to 11 of the design.
+//! Giving files back.
 //!
 //! A file is touched only after both slots of the manifest name it as retired
 //! and nobody holds a slice of it. One file at a time: large deletions slow

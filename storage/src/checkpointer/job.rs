@@ -1,4 +1,4 @@
-//! One fold or compaction from its batches to the swap of the view: steps 4 to 8 of the design.
+//! One fold or compaction from its batches to the swap of the view.
 
 use super::error::CheckpointError;
 use super::fold::Folded;

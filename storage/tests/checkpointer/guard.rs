@@ -1,7 +1,7 @@
 //! Watches every write of a store: nothing that the newest manifest names is overwritten.
 //!
 //! Sits between the store and its disk. It reads the manifest as it is written
-//! and refuses, by panicking, what the design forbids: a write to a run or a
+//! and refuses, by panicking, what must not happen: a write to a run or a
 //! checkpoint that is part of the store, a write to a journal segment below what
 //! was written before, and a removal or a rename of anything that either slot
 //! still names as alive.

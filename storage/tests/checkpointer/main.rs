@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use world::{Model, World, options};
 
-/// Steps 4 to 11 of the design, section 5b, and what belongs to them.
+/// All that a checkpointer does.
 const TASKS: [Task; 14] = [
     Task::Fold,
     Task::Save,
