@@ -169,7 +169,9 @@ pub(crate) fn resolve(context: &Context<'_>, partition: PartitionId, position: P
         Position::Earliest => partition.start,
         Position::Latest => end,
         Position::Offset(offset) => offset.max(partition.start),
-        Position::Time(at) => partition.milestones.first_since(at, partition.next),
+        Position::Time(at) => {
+            partition.milestones.first_since(at, partition.next).max(partition.start)
+        }
     });
     found.map_or(end, |found| found.min(end))
 }

@@ -120,7 +120,8 @@ impl Milestones {
             return next;
         }
         let after = self.list.partition_point(|milestone| milestone.at_before < at);
-        let last = after.checked_sub(1).and_then(|at| self.list.get(at));
+        // If even the first one came later, only what is forgotten may have come before.
+        let last = self.list.get(after.saturating_sub(1));
         last.map_or(next, |milestone| milestone.offset)
     }
 
@@ -182,6 +183,14 @@ mod tests {
         assert!(place <= Offset(500_000));
         assert!(place >= Offset(500_000 - 1_000_000 / 32));
         assert_eq!(milestones.first_since(Timestamp(100_000), next), next);
+    }
+
+    #[test]
+    fn time_before_all_that_is_kept_is_the_place_of_the_first() {
+        let mut milestones = filled(30);
+        milestones.forget_below(Offset(205));
+
+        assert_eq!(milestones.first_since(Timestamp(3), Offset(300)), Offset(200));
     }
 
     #[test]

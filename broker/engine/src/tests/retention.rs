@@ -1,9 +1,11 @@
 //! Forgetting by limits.
 
 use super::shell::*;
-use posthouse_protocol::message::{TopicAlter, TopicPurge};
-use posthouse_protocol::settings::{Overflow, Retention, SubscriptionSettings, TopicSettings};
-use posthouse_protocol::{ErrorCode, Offset, Reply};
+use posthouse_protocol::message::{SubscriptionCreate, TopicAlter, TopicPurge};
+use posthouse_protocol::settings::{
+    Overflow, Position, Retention, SubscriptionSettings, TopicSettings,
+};
+use posthouse_protocol::{ErrorCode, Offset, Reply, Timestamp};
 
 #[test]
 fn messages_are_forgotten_when_they_are_too_old() {
@@ -38,6 +40,33 @@ fn age_counts_for_settled_retention_and_for_slow_subscriptions_too() {
     let slow = shell.subscription("orders", "slow");
     assert_eq!((slow.backlog, slow.ack_floor), (0, Offset(1)));
     shell.check_replay();
+}
+
+#[test]
+fn age_given_to_a_topic_with_settled_messages_forgets_none_that_are_younger() {
+    let mut shell = Shell::new();
+    let topic = shell.create_topic("orders", TopicSettings::default()).id;
+    let queue = shell.create_subscription("orders", "billing", SubscriptionSettings::default());
+    let mut sender = shell.open_producer(None);
+    shell.advance(60_000);
+    for _ in 0..4 {
+        shell.publish(&mut sender, topic, &["a"]);
+        shell.advance(1_000);
+    }
+    shell.hand_out(queue.id, 0..2);
+    shell.settle_all(queue.id, 0..2, posthouse_protocol::message::Verdict::Ack);
+    let settings = TopicSettings { age_ms_max: 3_600_000, ..TopicSettings::default() };
+    shell.request(TopicAlter { topic: name("orders"), settings });
+    shell.advance(5_000);
+
+    let info = shell.topic("orders");
+    assert_eq!((info.start, info.messages), (Offset(2), 2));
+    assert_eq!(shell.subscription("orders", "billing").backlog, 2);
+    let start = Position::Time(Timestamp(shell.now.wall.0 - 50_000));
+    let (topic, subscription) = (name("orders"), name("late"));
+    let settings = SubscriptionSettings::default();
+    shell.request(SubscriptionCreate { topic, subscription, settings, start });
+    assert_eq!(shell.subscription("orders", "late").backlog, 2, "from a time before them");
 }
 
 #[test]
