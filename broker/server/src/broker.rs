@@ -374,9 +374,10 @@ impl Run<'_> {
         loop {
             tokio::select! {
                 biased;
+                // First: a broker that always has something to do would never stop.
+                () = &mut stop => return Ok(()),
                 () = self.inbox.arrived.notified() => {}
                 () = timer.as_mut() => {}
-                () = &mut stop => return Ok(()),
             }
             self.gather().await;
             core.round()?;

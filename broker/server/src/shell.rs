@@ -323,10 +323,13 @@ impl<O: Outlet> Shell<O> {
             self.journal.sync().map_err(disk)?;
             self.committed(now)?;
         } else if self.timers.mark_at.is_some_and(|at| at <= now.mono) {
-            // The mark says how far the journal was durable, so that an idle one has no ambiguous tail.
             self.timers.mark_at = None;
-            self.journal.mark(now.wall).map_err(disk)?;
-            self.journal.sync().map_err(disk)?;
+            // The mark says how far the journal was durable, so that an idle one has no ambiguous
+            // tail. One with frames to sync is not idle; their sync asks for a mark again.
+            if self.timers.sync_at.is_none() {
+                self.journal.mark(now.wall).map_err(disk)?;
+                self.journal.sync().map_err(disk)?;
+            }
         }
         self.journal.roll_if_requested().map_err(disk)?;
         Ok(None)
