@@ -109,7 +109,8 @@ fn accept(
     let mut plan = Plan::default();
     plan.check(context, admission, received)?;
     let batch_bytes = received.batches.iter().map(|(_, batch)| batch.len()).sum();
-    if !received.batches.is_empty() {
+    // What settles gives room back, and is never refused for it.
+    if !received.batches.is_empty() || !plan.settles() {
         admission.check_space(batch_bytes)?;
     }
     let written = plan.is_written(context);
@@ -129,7 +130,7 @@ fn accept(
     let index = append(context, events, plan.batches());
     admission.take(batch_bytes);
     for settlement in &plan.settlements {
-        deliveries.settled(settlement);
+        deliveries.settled(settlement, (!written).then_some(index));
     }
     for (_, demand) in plan.demands.iter().filter(|(_, demand)| demand.trim.is_some()) {
         deliveries.trimmed(context, demand.partition);

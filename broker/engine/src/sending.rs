@@ -61,6 +61,9 @@ impl Sending {
             return Err(self.unknown());
         }
         if self.sequence <= producer.last {
+            if producer.has_passed_over(self.sequence) {
+                return Err(self.passed_over(producer.last));
+            }
             return Ok((producer, Standing::Repeat(producer.result_of(self.sequence))));
         }
         if self.prev != producer.last && !planted(Bug::LosePrevCheck) {
@@ -75,6 +78,15 @@ impl Sending {
     /// The refusal of other content under a number that was used.
     pub(crate) fn reused(&self) -> Refusal {
         let text = format!("sequence {} was used before, with other content", self.sequence);
+        Refusal::of_state(ErrorCode::SequenceReused, text)
+    }
+
+    /// The refusal of a number that was never used and cannot be any more.
+    fn passed_over(&self, last: Sequence) -> Refusal {
+        let text = format!(
+            "sequence {} was left out when {last} was accepted: use one above it",
+            self.sequence
+        );
         Refusal::of_state(ErrorCode::SequenceReused, text)
     }
 

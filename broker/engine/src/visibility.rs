@@ -81,6 +81,11 @@ impl Visibility {
         self.ends.get(&partition).is_some_and(|shown| shown.held_until > self.committed)
     }
 
+    /// Whether the frame `index` is still to be committed.
+    pub(crate) fn is_pending(&self, index: LogIndex) -> bool {
+        index > self.committed
+    }
+
     /// Moves on to what is written and committed, and notes in `moved` the partitions that can be
     /// seen further than before, each perhaps more than once.
     pub(crate) fn advance(

@@ -44,7 +44,9 @@ struct Standing {
 struct Running<J> {
     job: J,
     number: u64,
-    /// As the application wants it, or as it was sent first.
+    /// As the application wants it.
+    wanted: Option<Sequence>,
+    /// As that, or as it was sent first.
     sequence: Option<Sequence>,
     deadline: Instant,
     flight: Flight,
@@ -147,8 +149,9 @@ impl<J> Lane<J> {
         deadline: Instant,
     ) {
         let (flight, last) = (Flight::Waiting, None);
+        let (wanted, is_uncertain) = (sequence, false);
         let running =
-            Running { job, number, sequence, deadline, flight, is_uncertain: false, last };
+            Running { job, number, wanted, sequence, deadline, flight, is_uncertain, last };
         self.running = Some(running);
     }
 
@@ -224,9 +227,18 @@ impl<J> Lane<J> {
         }
     }
 
-    /// The broker has carried the commit out.
-    pub(crate) fn on_committed(&mut self, number: u64) -> Option<(J, Sequence)> {
-        let running = self.running.take_if(|running| running.number == number)?;
+    /// The broker has carried the commit out, or says that it is a `duplicate`.
+    pub(crate) fn on_committed(&mut self, number: u64, duplicate: bool) -> Option<(J, Sequence)> {
+        let is_it = |running: &mut Running<J>| running.number == number;
+        let running = self.running.as_mut().filter(|running| running.number == number)?;
+        if duplicate && running.wanted.is_none() && !running.is_uncertain {
+            // Of what was sent once: so the number is somebody else's with this epoch, and its result
+            // is not kept any more.
+            (running.sequence, running.flight) = (None, Flight::Waiting);
+            self.lose_standing();
+            return None;
+        }
+        let running = self.running.take_if(is_it)?;
         let sequence = running.sequence.unwrap_or_default();
         if let Some(standing) = &mut self.standing {
             standing.last = standing.last.max(sequence);
@@ -250,6 +262,13 @@ impl<J> Lane<J> {
                 self.lose_standing();
                 self.retry(refusal, now + pause);
                 None
+            }
+            Some(ErrorCode::SequenceReused) => {
+                // Somebody else with this epoch has used the number, so that no try of this commit
+                // was accepted under it, nor will be.
+                running.is_uncertain = false;
+                self.lose_standing();
+                self.number_anew(refusal, now)
             }
             Some(ErrorCode::UnknownProducer) if self.name.is_none() && !running.is_uncertain => {
                 self.lose_standing();
@@ -283,6 +302,17 @@ impl<J> Lane<J> {
                 running.sequence = None;
             }
         }
+    }
+
+    /// Tries again under another number, if the application did not choose this one.
+    fn number_anew(&mut self, refusal: Refusal, now: Instant) -> Option<Failed<J>> {
+        let running = self.running.as_mut()?;
+        if running.wanted.is_some() {
+            return self.fail(refusal, Outcome::Definite);
+        }
+        running.sequence = None;
+        self.retry(refusal, now);
+        None
     }
 
     /// The last sequence is not sure any more: another producer, or asking, makes it so.

@@ -192,7 +192,9 @@ impl Lanes {
 
     /// A commit was carried out.
     pub(crate) fn on_committed(&mut self, key: Key, number: u64, committed: &message::Committed) {
-        if let Some((job, sequence)) = self.lane(key).and_then(|lane| lane.on_committed(number)) {
+        if let Some((job, sequence)) =
+            self.lane(key).and_then(|lane| lane.on_committed(number, committed.duplicate))
+        {
             if let Some(named) = self.named.get(&key) {
                 named.tell_last();
             }

@@ -69,8 +69,9 @@ impl Producer {
     ///
     /// A number that was accepted before, with the same bytes (message ids and times of creation
     /// included, so set them), gives the first result, marked as a duplicate; the last 64 results are
-    /// kept, an older one comes without offsets. With other bytes it is refused with
-    /// `SEQUENCE_REUSED`.
+    /// kept, fewer if they have more than 4,096 publishes, and an older one comes without offsets,
+    /// whatever its bytes are, also if that number was left out. With other bytes a number whose
+    /// result is kept is refused with `SEQUENCE_REUSED`, and so is one that was left out among them.
     pub fn commit_as(&self, sequence: u64) -> Commit {
         Commit::new(Arc::clone(&self.core), Some(self.key), Some(sequence))
     }

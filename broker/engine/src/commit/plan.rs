@@ -202,6 +202,12 @@ impl Plan {
             && !self.demands.values().any(is_held)
     }
 
+    /// Whether it settles or saves anything.
+    pub(super) fn settles(&self) -> bool {
+        !self.saves.is_empty()
+            || self.settlements.iter().any(|settlement| !settlement.events.is_empty())
+    }
+
     /// Where the batches go, in their order.
     pub(super) fn placed(&self) -> impl Iterator<Item = Placed> {
         self.publishes.iter().map(|publish| Placed {

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::event::Event;
 use crate::refusal::Refusal;
 use posthouse_protocol::message::{Settle, Verdict};
-use posthouse_protocol::{ErrorCode, Offset, SubscriptionId, TopicId};
+use posthouse_protocol::{ErrorCode, LogIndex, Offset, SubscriptionId, TopicId};
 use std::ops::Range;
 
 /// A settlement that is possible as a whole and has not been carried out.
@@ -92,9 +92,13 @@ fn judge_whole<'a>(
 }
 
 impl Deliveries {
-    /// Carries out a settlement whose events are appended.
-    pub(crate) fn settled(&mut self, settlement: &Settlement) {
+    /// Carries out a settlement whose events are appended. What it changes is seen once the frame
+    /// `held_until` is committed, with the rest of its commit.
+    pub(crate) fn settled(&mut self, settlement: &Settlement, held_until: Option<LogIndex>) {
         let id = settlement.subscription;
+        if let Some(queue) = self.queues.get_mut(&id) {
+            queue.held_until = queue.held_until.max(held_until.unwrap_or_default());
+        }
         if settlement.rejects {
             self.letters.wanted(id);
         }

@@ -100,6 +100,7 @@ impl Round {
     fn collect(&mut self, context: &Context<'_>, queue: &mut Queue, subscription: &Subscription) {
         let visible = context.visible_end(queue.partition);
         let is_held = context.journal.visibility.is_held(queue.partition);
+        let is_settling = context.journal.visibility.is_pending(queue.held_until);
         let durability =
             if is_held { Durability::Synced } else { context.durability(subscription.topic) };
         for consumer in &mut queue.consumers {
@@ -108,8 +109,12 @@ impl Round {
             let Some(end) = ends.max() else { continue };
             // A hand-out is never itself a reason to sync. Only what was published in this same
             // group has to wait for the sync that the group needs anyway, and what came with a
-            // commit for that commit's.
-            let waits_for = if end <= visible { Durability::Written } else { durability };
+            // commit, be it a message or that one may be tried again, for that commit's.
+            let waits_for = match end <= visible {
+                _ if is_settling => Durability::Synced,
+                true => Durability::Written,
+                false => durability,
+            };
             let deliver = Deliver {
                 connection: consumer.key.connection,
                 consumer: consumer.key.id,

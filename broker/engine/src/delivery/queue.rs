@@ -26,7 +26,7 @@ use super::window::Window;
 use crate::state::Subscription;
 use crate::time::{Now, Time};
 use posthouse_protocol::message::DeliveryRun;
-use posthouse_protocol::{Attempt, Fence, Offset, PartitionId};
+use posthouse_protocol::{Attempt, Fence, LogIndex, Offset, PartitionId};
 use std::ops::Range;
 
 /// Messages that one of several consumers gets before it is the next one's turn.
@@ -40,6 +40,8 @@ pub(super) struct Queue {
     pub ready: Ready,
     pub in_flight: InFlight,
     pub consumers: Vec<Consumer>,
+    /// The last commit with settlements of it that are seen only when it is committed.
+    pub held_until: LogIndex,
     /// Whose turn it is, modulo the number of consumers.
     turn: usize,
     /// When the engine's timer for this queue is set.
@@ -72,6 +74,7 @@ impl Queue {
             ready: Ready::default(),
             in_flight: InFlight::default(),
             consumers: Vec::new(),
+            held_until: LogIndex::ZERO,
             turn: 0,
             armed: None,
         }

@@ -114,6 +114,15 @@ impl Producer {
         results.get(at)
     }
 
+    /// Whether nothing was accepted as `sequence`, and nothing can be any more. Of a number below the
+    /// oldest result that is kept this is not known, and the answer no.
+    pub(crate) fn has_passed_over(&self, sequence: Sequence) -> bool {
+        let oldest = self.recent.results.front().map(Kept::sequence);
+        oldest.is_some_and(|oldest| oldest < sequence)
+            && sequence <= self.last
+            && self.result_of(sequence).is_none()
+    }
+
     pub(super) fn accept(&mut self, at: Timestamp, kept: Kept) {
         self.last = kept.sequence();
         self.last_at = self.last_at.max(at);

@@ -285,6 +285,7 @@ fn commit_is_refused_while_there_is_no_room_unless_it_only_settles() {
     world.shell.set_space(0, 0);
     let parts = [world.ack(0..1), Part::Publish("audit", &["a"])];
     world.refused(&parts, ErrorCode::StorageFull, None);
+    world.refused(&[], ErrorCode::StorageFull, None);
     committed(world.commit(&[world.ack(0..1), Part::Save(world.stream, 0)]));
     world.shell.set_space(u64::MAX, u64::MAX);
     world.shell.input(Input::Drain);
@@ -406,6 +407,41 @@ fn nack_in_a_commit_counts_and_comes_again() {
 
     assert_eq!((again.first, again.count, again.attempt.0), (Offset(0), 1, 1));
     world.shell.check_replay();
+}
+
+#[test]
+fn nack_in_a_commit_is_not_seen_before_the_commit_is_on_disk() {
+    let mut world = world();
+    let consumer = posthouse_protocol::ConsumerId(1);
+    let (topic, subscription) = (name("orders"), name("billing"));
+    world.shell.send(BOB, message::Subscribe { consumer, topic, subscription });
+    world.shell.send(BOB, message::Credit { consumer, messages: 9, bytes: 1 << 20, taken: 0 });
+    world.shell.prompt = false;
+    let delivered = world.shell.deliveries.len();
+    let parts = [world.settle(Verdict::Nack, 0..1), Part::Publish("audit", &["a"])];
+    committed(world.commit(&parts));
+    world.shell.advance(2_000);
+
+    let again = &world.shell.deliveries[delivered];
+    assert_eq!((again.runs[0].first, again.runs[0].attempt.0), (Offset(0), 1));
+    assert_eq!(again.gate, Gate::Committed(world.shell.last()));
+}
+
+#[test]
+fn number_that_was_left_out_is_never_called_a_repeat() {
+    let mut world = world();
+    let parts = [Part::Publish("audit", &["a0"])];
+    committed(world.commit(&parts));
+    let left_out = world.sender.next_commit(&parts);
+    world.sender.last = world.sender.last.next();
+    let (mut request, tail) = world.sender.next_commit(&[Part::Publish("audit", &["a1"])]);
+    request.prev = left_out.0.prev;
+    committed(world.shell.commit_as(&request, &tail));
+
+    let reply = world.shell.commit_as(&left_out.0, &left_out.1);
+
+    assert_eq!(fault(reply), (ErrorCode::SequenceReused, None));
+    assert_eq!(world.shell.topic("audit").end, Offset(2));
 }
 
 #[test]

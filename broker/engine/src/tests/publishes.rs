@@ -123,6 +123,21 @@ fn sequence_may_leap_as_long_as_the_chain_holds() {
 }
 
 #[test]
+fn sequence_that_was_left_out_is_refused_and_not_called_a_duplicate() {
+    let (mut shell, topic, sender) = orders(Durability::Synced);
+    let first = sender.next(topic);
+    receipt(shell.publish_as(&first, &["a"]));
+    let leap = |sequence| message::Publish { sequence, prev: first.sequence, ..first.clone() };
+    receipt(shell.publish_as(&leap(Sequence(5)), &["b"]));
+
+    let (code, text) = code_of(shell.publish_as(&leap(Sequence(3)), &["c"]));
+
+    assert_eq!(code, ErrorCode::SequenceReused);
+    assert!(text.contains("left out"), "{text}");
+    assert!(receipt(shell.publish_as(&first, &["a"])).duplicate);
+}
+
+#[test]
 fn refusal_that_reveals_state_waits_for_what_it_reveals() {
     let (mut shell, topic, sender) = orders(Durability::Synced);
     shell.prompt = false;

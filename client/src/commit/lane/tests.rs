@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 fn commits_are_numbered_one_after_the_other() {
     let (mut lane, now) = unnamed();
     assert_eq!(sent(&mut lane, now), (1, 0));
-    assert_eq!(lane.on_committed(0), Some(("a", Sequence(1))));
+    assert_eq!(lane.on_committed(0, false), Some(("a", Sequence(1))));
     lane.begin("b", 1, None, later(now));
 
     assert_eq!(sent(&mut lane, now), (2, 1));
@@ -54,7 +54,7 @@ fn after_an_unknown_outcome_a_lane_without_a_name_opens_another_producer() {
     sent(&mut lane, now);
     let failed = lane.on_time(later(now)).unwrap();
     assert_eq!((failed.outcome, failed.reason), (Outcome::Unknown, Reason::TimedOut(None)));
-    assert!(lane.on_committed(0).is_none(), "the answer comes too late");
+    assert!(lane.on_committed(0, false).is_none(), "the answer comes too late");
     lane.begin("b", 1, None, later(later(now)));
 
     assert!(matches!(lane.ask(now), Some(Ask::Open)));
@@ -116,13 +116,45 @@ fn named_producer_asks_after_an_unknown_outcome_and_does_not_use_its_number_agai
 }
 
 #[test]
+fn number_that_somebody_else_of_the_same_epoch_has_used_is_left_to_them() {
+    let now = Instant::now();
+    let mut lane = Lane::named(Name::new("importer").unwrap(), &opened(7, 5));
+    lane.begin("a", 0, None, later(now));
+    assert_eq!(sent(&mut lane, now), (6, 5));
+    assert!(lane.on_refusal(0, refusal(ErrorCode::SequenceReused), now).is_none());
+
+    assert!(matches!(lane.ask(now), Some(Ask::Describe(_))));
+    lane.on_described(&info(7, 6));
+    assert_eq!(sent(&mut lane, now), (7, 6));
+    assert!(lane.on_committed(0, true).is_none(), "sent once, it cannot be a duplicate");
+
+    assert!(matches!(lane.ask(now), Some(Ask::Describe(_))));
+    lane.on_described(&info(7, 70));
+    assert_eq!(sent(&mut lane, now), (71, 70));
+    assert_eq!(lane.on_committed(0, false), Some(("a", Sequence(71))));
+}
+
+#[test]
+fn number_that_the_application_chose_is_refused_to_it_and_the_next_one_asks() {
+    let now = Instant::now();
+    let mut lane = Lane::named(Name::new("importer").unwrap(), &opened(7, 5));
+    lane.begin("a", 0, Some(Sequence(6)), later(now));
+    sent(&mut lane, now);
+    let failed = lane.on_refusal(0, refusal(ErrorCode::SequenceReused), now).unwrap();
+    assert_eq!(failed.outcome, Outcome::Definite);
+    lane.begin("b", 1, None, later(now));
+
+    assert!(matches!(lane.ask(now), Some(Ask::Describe(_))));
+}
+
+#[test]
 fn repeat_of_an_old_number_is_sent_with_a_link_before_it() {
     let now = Instant::now();
     let mut lane = Lane::named(Name::new("importer").unwrap(), &opened(7, 5));
     lane.begin("a", 0, Some(Sequence(3)), later(now));
 
     assert_eq!(sent(&mut lane, now), (3, 2));
-    lane.on_committed(0);
+    lane.on_committed(0, false);
     assert_eq!(lane.last(), Some(Sequence(5)));
 }
 
@@ -171,7 +203,8 @@ impl Model {
         opened(self.opened, 0)
     }
 
-    fn commit(&mut self, address: Address, job: u32, mood: u64) -> Result<(), ErrorCode> {
+    /// Whether it was there before.
+    fn commit(&mut self, address: Address, job: u32, mood: u64) -> Result<bool, ErrorCode> {
         let Some(stored) = self.producers.get_mut(&address.producer.0) else {
             return Err(ErrorCode::UnknownProducer);
         };
@@ -179,7 +212,7 @@ impl Model {
         if address.sequence.0 <= last {
             let found = stored.iter().find(|(sequence, _)| *sequence == address.sequence.0);
             let is_same = found.is_some_and(|(_, found)| *found == job);
-            return if is_same { Ok(()) } else { Err(ErrorCode::SequenceReused) };
+            return if is_same { Ok(true) } else { Err(ErrorCode::SequenceReused) };
         }
         if address.prev.0 != last {
             return Err(ErrorCode::OutOfSequence);
@@ -189,7 +222,7 @@ impl Model {
             10..=19 => Err(ErrorCode::NotFound),
             _ => {
                 stored.push((address.sequence.0, job));
-                Ok(())
+                Ok(false)
             }
         }
     }
@@ -218,7 +251,7 @@ enum Wire {
 
 enum Answer {
     Opened(ProducerOpened),
-    Committed(u64),
+    Committed(u64, bool),
     Refused(u64, ErrorCode),
 }
 
@@ -357,7 +390,7 @@ impl World {
             Wire::Open => Answer::Opened(self.model.open()),
             Wire::Commit(address, job) => {
                 match self.model.commit(address, job, self.random.below(100)) {
-                    Ok(()) => Answer::Committed(address.number),
+                    Ok(is_repeat) => Answer::Committed(address.number, is_repeat),
                     Err(code) => Answer::Refused(address.number, code),
                 }
             }
@@ -367,8 +400,8 @@ impl World {
     fn answer(&mut self, hits: &mut Hits) {
         match self.answers.pop_front() {
             Some(Answer::Opened(opened)) => self.lane.on_opened(&opened),
-            Some(Answer::Committed(number)) => {
-                if let Some((job, _)) = self.lane.on_committed(number) {
+            Some(Answer::Committed(number, is_repeat)) => {
+                if let Some((job, _)) = self.lane.on_committed(number, is_repeat) {
                     let is_there = self.has_crashed || self.model.count(job) == 1;
                     assert!(is_there, "seed {}: {job} is not there", self.seed);
                 }
