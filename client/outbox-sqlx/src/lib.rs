@@ -63,8 +63,9 @@
 //!   this package never leaves a pooled connection in a transaction.
 //! - PostgreSQL 13, MariaDB 10.6, MySQL 8.0.29 or SQLite 3.37, or newer. Tested with PostgreSQL 15,
 //!   MariaDB 10.11, and the SQLite that sqlx brings; MySQL gets the same SQL and is not tested.
-//! - Behind a proxy that pools transactions (pgbouncer) nothing else; sqlx' own statements need
-//!   `statement_cache_capacity(0)` there.
+//! - Behind a proxy that pools transactions (pgbouncer) nothing else. Your own queries with bound
+//!   values need `persistent(false)` there, unless the proxy knows prepared statements (pgbouncer 1.21
+//!   with `max_prepared_statements`); `statement_cache_capacity(0)` alone leaves them their names.
 
 #![forbid(unsafe_code)]
 #![cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]

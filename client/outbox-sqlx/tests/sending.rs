@@ -402,13 +402,8 @@ async fn everything_works_behind_a_proxy_that_pools_transactions() {
     let server = Postgres::start().unwrap();
     let database = server.create_database().unwrap();
     let proxy = PgBouncer::start(&server).unwrap();
-    // What sqlx itself asks for behind such a proxy.
-    let options: sqlx::postgres::PgConnectOptions = proxy.url(&database).parse().unwrap();
-    let pool = PgPoolOptions::new()
-        .max_connections(8)
-        .connect_with(options.statement_cache_capacity(0))
-        .await
-        .unwrap();
+    let url = proxy.url(&database);
+    let pool = PgPoolOptions::new().max_connections(8).connect(&url).await.unwrap();
     let (_broker, client) = broker().await;
     let outbox = postgres::Outbox::new(pool.clone());
     outbox.install().await.unwrap();
@@ -442,8 +437,14 @@ async fn everything_works_behind_a_proxy_that_pools_transactions() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
+    // What sqlx asks of its user behind such a proxy: an empty statement cache is not enough, the
+    // statements would have names all the same.
     let insert = async |tx: &mut sqlx::Transaction<'_, sqlx::Postgres>| {
-        sqlx::raw_sql("INSERT INTO work VALUES ('x')").execute(&mut **tx).await
+        sqlx::query("INSERT INTO work VALUES ($1)")
+            .bind("x")
+            .persistent(false)
+            .execute(&mut **tx)
+            .await
     };
     let run = inbox.run(consumer, 4, async |tx, _delivery| insert(tx).await.map(|_| ()));
     tokio::time::timeout(SECONDS, run.until(until)).await.unwrap().unwrap();
