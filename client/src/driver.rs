@@ -176,6 +176,7 @@ impl Driver {
     async fn serve(&mut self, mut connection: Connection) -> Option<io::Error> {
         self.was_answered = false;
         self.limits.set(&connection.welcome);
+        self.out.limit(connection.welcome.batch_bytes_max);
         self.session.on_connect(connection.welcome.start_epoch);
         loop {
             let now = Instant::now();

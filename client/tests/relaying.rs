@@ -17,6 +17,7 @@ use posthouse_client::{Client, Position, TopicSettings};
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -255,6 +256,32 @@ async fn claim_that_is_too_large_for_the_broker_is_made_smaller() {
 
     assert!(log(&client, "orders").await.into_iter().eq(1..=40));
     assert_eq!(relay.stats().parked, 0);
+    relay.shutdown().await.unwrap();
+}
+
+/// Such a frame would cost the connection, and everybody else's on the same client, again and again.
+#[tokio::test]
+async fn row_whose_frame_the_broker_does_not_read_is_set_aside_and_the_connection_stays() {
+    let mut config = Config::temporary().unwrap();
+    config.segment_bytes = 1 << 20;
+    config.message_bytes_max = 32 << 10;
+    let (broker, client) = started_with(config).await;
+    let cutting = Cutting::new(broker.connector(), u64::MAX);
+    let counted = Client::builder().connector(cutting.clone()).connect().await.unwrap();
+    let database = Memory::new();
+    database.enqueue("orders", 6);
+    database.with(|tables| {
+        let large = tables.rows.get_mut(&RowId(1)).unwrap();
+        large.body = vec![b'x'; 12 << 20].into();
+    });
+
+    let relay = relay(&database, &counted).spawn();
+    until(|| is_empty(&database)).await;
+
+    assert!(log(&client, "orders").await.into_iter().eq(2..=6));
+    let reason = database.with(|tables| tables.parked[&RowId(1)].reason.clone());
+    assert!(reason.contains("TOO_LARGE") && reason.contains("Commit.batches"), "{reason}");
+    assert_eq!(cutting.made.load(Ordering::Relaxed), 1, "the connection was lost");
     relay.shutdown().await.unwrap();
 }
 

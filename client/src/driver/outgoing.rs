@@ -1,13 +1,16 @@
 //! Frames on their way out: what waits leaves together in one vectored write.
 
 use bytes::{Buf, Bytes, BytesMut};
-use posthouse_protocol::{ConsumerId, CorrelationId, Request, Sequence, frame};
+use posthouse_protocol::{
+    ConsumerId, CorrelationId, DecodeError, ErrorCode, Request, Sequence, frame, limits,
+};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::connector::Pipe;
+use crate::error::Refusal;
 use crate::{commit, publisher};
 
 /// Bytes that may wait for the socket before no more frames are made.
@@ -50,12 +53,26 @@ pub(crate) struct Outgoing {
     waiting: usize,
     owners: HashMap<CorrelationId, Owner>,
     last: CorrelationId,
+    /// The most that this broker takes behind a head, once it has said so.
+    tail_bytes_max: Option<u32>,
+    /// What was not sent because the broker would close the connection over it.
+    refused: Vec<(Owner, Refusal)>,
 }
 
 impl Outgoing {
     /// Forgets everything; correlations begin anew with the connection.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
+    }
+
+    /// The broker at hand takes no more than this behind a head.
+    pub(crate) const fn limit(&mut self, tail_bytes_max: u32) {
+        self.tail_bytes_max = Some(tail_bytes_max);
+    }
+
+    /// What was not sent since the last time, and why.
+    pub(crate) fn take_refused(&mut self) -> Vec<(Owner, Refusal)> {
+        std::mem::take(&mut self.refused)
     }
 
     /// Whether more frames may be made.
@@ -67,8 +84,15 @@ impl Outgoing {
         self.waiting == 0
     }
 
-    /// Queues a request with a tail.
+    /// Queues a request with a tail, or refuses it if the broker could not read it: that would cost
+    /// everybody's connection, and the next one, too, on which it would be sent again.
     pub(crate) fn send(&mut self, request: impl Into<Request>, tail: Bytes, owner: Owner) {
+        let request = request.into();
+        if let Err(error) = self.check(&request, tail.len()) {
+            let text = format!("not sent: {error}");
+            self.refused.push((owner, Refusal::new(ErrorCode::TooLarge.number(), &text)));
+            return;
+        }
         // A number still in use after going round would take another's answer.
         loop {
             self.last = CorrelationId(self.last.0.wrapping_add(1).max(1));
@@ -77,7 +101,16 @@ impl Outgoing {
             }
         }
         self.owners.insert(self.last, owner);
-        self.push(&request.into(), self.last, tail);
+        self.push(&request, self.last, tail);
+    }
+
+    fn check(&self, request: &Request, tail: usize) -> Result<(), DecodeError> {
+        let mut field = "batch";
+        if let Request::Commit(commit) = request {
+            field = "Commit.batches";
+            at_most("Commit.operations", commit.operations.len(), limits::LIST_ENTRIES_MAX)?;
+        }
+        at_most(field, tail, self.tail_bytes_max.unwrap_or(u32::MAX))
     }
 
     /// Queues a request without a tail.
@@ -149,4 +182,9 @@ impl Outgoing {
             self.chunks.pop_front();
         }
     }
+}
+
+fn at_most(field: &'static str, found: usize, limit: u32) -> Result<(), DecodeError> {
+    let (found, limit) = (found as u64, u64::from(limit));
+    if found <= limit { Ok(()) } else { Err(DecodeError::TooLarge { field, found, limit }) }
 }

@@ -110,8 +110,22 @@ impl Session {
         self.calls.abandon();
     }
 
-    /// Makes frames while `out` has room.
+    /// Makes frames while `out` has room. What must not be sent fails; then what is behind it has its
+    /// turn.
     pub(crate) fn fill(&mut self, now: Instant, out: &mut Outgoing) {
+        loop {
+            self.fill_once(now, out);
+            let refused = out.take_refused();
+            if refused.is_empty() {
+                return;
+            }
+            for (owner, refusal) in refused {
+                self.on_refusal(owner, refusal, now);
+            }
+        }
+    }
+
+    fn fill_once(&mut self, now: Instant, out: &mut Outgoing) {
         self.calls.fill(out);
         self.lanes.fill(now, out);
         for _ in 0..self.ready.len() {
@@ -248,21 +262,23 @@ impl Session {
         tail: Bytes,
         now: Instant,
     ) -> Result<(), DecodeError> {
+        let reply = match refusal(reply) {
+            Ok(reply) => reply,
+            Err(refusal) => {
+                self.on_refusal(owner, refusal, now);
+                return Ok(());
+            }
+        };
         match owner {
             Owner::Call(number) => {
-                match refusal(reply) {
-                    Ok(reply) => self.calls.on_answer(number, Answer { reply, tail }),
-                    Err(refusal) => self.calls.on_refusal(number, refusal, now),
-                }
+                self.calls.on_answer(number, Answer { reply, tail });
                 Ok(())
             }
             Owner::Publish { .. } | Owner::Topic(_) | Owner::Producer(_) => {
                 self.on_publisher_answer(owner, reply, now)
             }
-            Owner::Subscribe(_) | Owner::Settle { .. } => {
-                self.on_consumer_answer(owner, reply, now)
-            }
-            Owner::Commit { .. } | Owner::Lane(_) => self.on_lane_answer(owner, reply, now),
+            Owner::Subscribe(_) | Owner::Settle { .. } => self.on_consumer_answer(owner, reply),
+            Owner::Commit { .. } | Owner::Lane(_) => self.on_lane_answer(owner, reply),
             Owner::Nobody => Ok(()),
         }
     }
@@ -278,83 +294,102 @@ impl Session {
         else {
             return Ok(());
         };
-        self.ready.mark(Party::Publisher(key));
-        let Some(link) = self.publishers.get_mut(&key) else {
+        let Some(link) = self.publisher(key) else {
             return Ok(());
         };
-        match (owner, refusal(reply)) {
-            (Owner::Publish { sequence, .. }, Ok(Reply::Receipt(receipt))) => {
+        match (owner, reply) {
+            (Owner::Publish { sequence, .. }, Reply::Receipt(receipt)) => {
                 link.on_receipt(sequence, &receipt);
             }
-            (Owner::Publish { sequence, .. }, Err(refusal)) => {
-                link.on_refusal(sequence, refusal, now);
-            }
-            (Owner::Topic(_), Ok(Reply::TopicInfo(info))) => link.on_topic(Ok(info), now),
-            (Owner::Topic(_), Err(refusal)) => link.on_topic(Err(refusal), now),
-            (Owner::Producer(_), Ok(Reply::ProducerOpened(opened))) => {
+            (Owner::Topic(_), Reply::TopicInfo(info)) => link.on_topic(Ok(info), now),
+            (Owner::Producer(_), Reply::ProducerOpened(opened)) => {
                 link.on_producer(Ok(opened), now);
             }
-            (Owner::Producer(_), Err(refusal)) => link.on_producer(Err(refusal), now),
-            (_, Ok(reply)) => return Err(unexpected(&reply)),
-            (_, Err(_)) => {}
+            (_, reply) => return Err(unexpected(&reply)),
         }
         Ok(())
     }
 
-    fn on_lane_answer(
-        &mut self,
-        owner: Owner,
-        reply: Reply,
-        now: Instant,
-    ) -> Result<(), DecodeError> {
-        match (owner, refusal(reply)) {
-            (Owner::Commit { lane, number }, Ok(Reply::Committed(committed))) => {
+    fn on_lane_answer(&mut self, owner: Owner, reply: Reply) -> Result<(), DecodeError> {
+        match (owner, reply) {
+            (Owner::Commit { lane, number }, Reply::Committed(committed)) => {
                 self.lanes.on_committed(lane, number, &committed);
             }
-            (Owner::Commit { lane, number }, Err(refusal)) => {
-                self.lanes.on_refusal(lane, number, refusal, now);
-            }
-            (Owner::Lane(key), Ok(Reply::ProducerOpened(opened))) => {
+            (Owner::Lane(key), Reply::ProducerOpened(opened)) => {
                 self.lanes.on_opened(key, &opened);
             }
-            (Owner::Lane(key), Ok(Reply::ProducerInfo(info))) => {
+            (Owner::Lane(key), Reply::ProducerInfo(info)) => {
                 self.lanes.on_described(key, &info);
             }
-            (Owner::Lane(key), Err(refusal)) => self.lanes.on_not_told(key, refusal, now),
-            (_, Ok(reply)) => return Err(unexpected(&reply)),
-            (_, Err(_)) => {}
+            (_, reply) => return Err(unexpected(&reply)),
         }
         Ok(())
     }
 
-    fn on_consumer_answer(
-        &mut self,
-        owner: Owner,
-        reply: Reply,
-        now: Instant,
-    ) -> Result<(), DecodeError> {
+    fn on_consumer_answer(&mut self, owner: Owner, reply: Reply) -> Result<(), DecodeError> {
         let (Owner::Subscribe(id) | Owner::Settle { consumer: id, .. }) = owner else {
             return Ok(());
         };
-        self.ready.mark(Party::Consumer(id));
-        let Some(link) = self.consumers.get_mut(&id) else {
+        let Some(link) = self.consumer(id) else {
             return Ok(());
         };
-        match (owner, refusal(reply)) {
-            (Owner::Subscribe(_), Ok(Reply::Subscribed(subscribed))) => {
+        match (owner, reply) {
+            (Owner::Subscribe(_), Reply::Subscribed(subscribed)) => {
                 link.on_subscribed(&subscribed);
             }
-            (Owner::Subscribe(_), Err(refusal)) => link.on_refusal(refusal, now),
-            (Owner::Settle { number, .. }, Ok(Reply::Settled(settled))) => {
+            (Owner::Settle { number, .. }, Reply::Settled(settled)) => {
                 link.on_settled(number, settled);
             }
-            (Owner::Settle { number, .. }, Err(refusal)) => {
-                link.on_settle_refused(number, refusal, now);
-            }
-            (_, Ok(reply)) => return Err(unexpected(&reply)),
-            (_, Err(_)) => {}
+            (_, reply) => return Err(unexpected(&reply)),
         }
         Ok(())
+    }
+
+    /// The publisher whose answer has come, which may have more to send now.
+    fn publisher(&mut self, key: publisher::Key) -> Option<&mut publisher::Link> {
+        self.ready.mark(Party::Publisher(key));
+        self.publishers.get_mut(&key)
+    }
+
+    /// The consumer whose answer has come.
+    fn consumer(&mut self, id: ConsumerId) -> Option<&mut consumer::Link> {
+        self.ready.mark(Party::Consumer(id));
+        self.consumers.get_mut(&id)
+    }
+
+    /// The broker has refused something, or would have.
+    fn on_refusal(&mut self, owner: Owner, refusal: Refusal, now: Instant) {
+        match owner {
+            Owner::Call(number) => self.calls.on_refusal(number, refusal, now),
+            Owner::Publish { publisher, sequence } => {
+                if let Some(link) = self.publisher(publisher) {
+                    link.on_refusal(sequence, refusal, now);
+                }
+            }
+            Owner::Topic(key) => {
+                if let Some(link) = self.publisher(key) {
+                    link.on_topic(Err(refusal), now);
+                }
+            }
+            Owner::Producer(key) => {
+                if let Some(link) = self.publisher(key) {
+                    link.on_producer(Err(refusal), now);
+                }
+            }
+            Owner::Subscribe(id) => {
+                if let Some(link) = self.consumer(id) {
+                    link.on_refusal(refusal, now);
+                }
+            }
+            Owner::Settle { consumer, number } => {
+                if let Some(link) = self.consumer(consumer) {
+                    link.on_settle_refused(number, refusal, now);
+                }
+            }
+            Owner::Commit { lane, number } => self.lanes.on_refusal(lane, number, refusal, now),
+            Owner::Lane(key) => self.lanes.on_not_told(key, refusal, now),
+            Owner::Nobody => {}
+        }
     }
 
     /// The connection is gone; what was under way goes on with the next.

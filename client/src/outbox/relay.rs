@@ -33,8 +33,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// More rows in a claim would break the broker's limit of what one commit may do.
-const ROWS_LIMIT: u32 = 8_000;
+/// Each row of a claim may be for a topic of its own, and a commit has no more operations.
+const ROWS_LIMIT: u32 = posthouse_protocol::limits::LIST_ENTRIES_MAX;
 /// More bytes in a claim would not fit into a frame with everything around them.
 const BYTES_LIMIT: u64 = 8 << 20;
 /// More claims under way would keep more in memory than they gain.
@@ -73,7 +73,7 @@ impl<S: Store> Relay<S> {
         self
     }
 
-    /// Most rows that are handed over in one commit: 1 to 8,000, 2,000 unless set. How many it is
+    /// Most rows that are handed over in one commit: 1 to 4,096, 2,000 unless set. How many it is
     /// depends on how many wait.
     pub fn batch(mut self, rows: u32) -> Self {
         self.settings.rows_max = rows.clamp(1, ROWS_LIMIT);

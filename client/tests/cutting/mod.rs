@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 pub(crate) struct Cutting {
     broker: posthouse_broker::Connector,
     bytes_max: u64,
-    made: Arc<AtomicU64>,
+    /// How many connections there have been so far.
+    pub(crate) made: Arc<AtomicU64>,
     cuts: Arc<AtomicU64>,
 }
 

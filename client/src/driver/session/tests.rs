@@ -1,17 +1,20 @@
 //! What is dropped is forgotten, and mail after the end is refused.
 
 use super::*;
+use crate::error::PublishError;
 use crate::limits::BrokerLimits;
 use crate::mailbox::Mailbox;
 use crate::message::Message;
-use crate::publisher::{Key, Setup, Shared};
+use crate::publisher::{Key, Pending, Setup, Shared};
 use posthouse_protocol::message::{ProducerOpened, Receipt};
 use posthouse_protocol::settings::Durability;
 use posthouse_protocol::{
-    CorrelationId, Name, Offset, ProducerEpoch, ProducerId, Sequence, TopicId, frame,
+    CorrelationId, ErrorCode, Name, Offset, ProducerEpoch, ProducerId, Sequence, TopicId, frame,
 };
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 #[test]
 fn dropped_publisher_is_forgotten_once_it_has_sent_everything() {
@@ -27,6 +30,22 @@ fn dropped_publisher_is_forgotten_once_it_has_sent_everything() {
     world.round();
 
     assert_eq!(world.session.publishers.len(), 0);
+}
+
+/// The broker that it was made for took more; this one would close the connection, again and again.
+#[test]
+fn batch_that_the_broker_would_not_read_fails_unsent() {
+    let mut world = World::new();
+    let shared = world.publisher();
+    world.out.limit(150);
+    let charge = shared.charge(&Message::new(vec![b'x'; 200])).unwrap();
+    let pending = shared.accept(Message::new(vec![b'x'; 200]), charge).unwrap();
+
+    world.round();
+
+    let result = now(pending);
+    assert!(matches!(&result, Some(Err(error)) if error.code() == Some(ErrorCode::TooLarge)));
+    assert!(world.out.is_empty(), "something was sent");
 }
 
 #[test]
@@ -67,6 +86,14 @@ fn abandoned_session_is_over_when_nothing_is_left() {
     assert!(!world.session.is_over(world.now));
     world.receipt(1);
     assert!(world.session.is_over(world.now));
+}
+
+/// What has come of it by now.
+fn now(mut pending: Pending) -> Option<Result<crate::Receipt, PublishError>> {
+    match Pin::new(&mut pending).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => Some(result),
+        Poll::Pending => None,
+    }
 }
 
 /// A session without a driver.
