@@ -302,6 +302,35 @@ async fn copied_database_is_refused_until_it_is_adopted() {
     adopted.shutdown().await.unwrap();
 }
 
+/// It knew the database as a copy when it began to stand by; by now it is not one any more.
+#[tokio::test]
+async fn copy_is_adopted_once_however_many_relays_were_told_to() {
+    let (_broker, client) = started().await;
+    let database = Memory::new();
+    database.enqueue("orders", 3);
+    database.with(|tables| {
+        tables.description.found_in = "elsewhere".to_owned();
+        tables.lease_to("somebody");
+    });
+    let relays = [0, 1].map(|_| relay(&database, &client).adopt().spawn());
+    until(|| relays.iter().all(|it| it.stats().state == RelayState::StandingBy)).await;
+
+    database.with(|tables| tables.end_lease());
+    until(|| is_empty(&database)).await;
+    let adopted = database.with(|tables| tables.description.outbox);
+    let [first, second] = relays;
+    let is_first = first.stats().state == RelayState::Active;
+    let (worker, standby) = if is_first { (first, second) } else { (second, first) };
+    worker.shutdown().await.unwrap();
+    until(|| standby.stats().state == RelayState::Active).await;
+    database.enqueue("orders", 1);
+    until(|| is_empty(&database)).await;
+
+    assert_eq!(database.with(|tables| tables.description.outbox), adopted, "adopted twice");
+    assert_eq!(log(&client, "orders").await, [1, 2, 3, 4]);
+    standby.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn restored_database_goes_on_above_what_the_broker_has() {
     let (_broker, client) = started().await;

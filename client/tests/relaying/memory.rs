@@ -144,6 +144,11 @@ impl Tables {
         self.lease = None;
     }
 
+    /// Somebody else has the lease.
+    pub(crate) fn lease_to(&mut self, owner: &str) {
+        self.lease = Some((owner.to_owned(), Instant::now() + Duration::from_secs(3600)));
+    }
+
     /// Whether somebody has the lease.
     pub(crate) fn is_leased(&self) -> bool {
         self.lease.is_some()
@@ -208,7 +213,8 @@ impl Store for Memory {
         self.call(|tables| {
             tables.at(epoch, |tables| {
                 tables.description.belongs_to = tables.description.found_in.clone();
-                tables.description.outbox = OutboxId([8; 16]);
+                let OutboxId([before, ..]) = tables.description.outbox;
+                tables.description.outbox = OutboxId([before + 1; 16]);
                 tables.standing = Standing { epoch, claimed: 0, acked: 0 };
                 tables.claims.clear();
             })

@@ -38,7 +38,14 @@ impl Machine {
             }
             return;
         };
+        // With nobody in between, what was described is so under this lease, too. Otherwise another
+        // holder may have adopted the copy since, and handed rows over under the new id.
+        let is_unbroken = self.epoch.is_some_and(|before| before + 1 == standing.epoch);
         self.epoch = Some(standing.epoch);
+        if is_refused || is_copied && !is_unbroken {
+            self.start_over(now.at, Duration::ZERO);
+            return;
+        }
         self.claimed = standing.claimed;
         self.noted = standing.acked;
         self.renew = now.at.after(self.settings.lease / 3);

@@ -328,6 +328,25 @@ fn lost_lease_means_standing_by_until_it_is_free() {
     assert_eq!(rig.query(), Query::Acquire);
 }
 
+/// Another relay may have adopted the copy while this one stood by, or since it was described.
+#[test]
+fn copy_is_adopted_only_as_described_under_the_lease() {
+    let copy = || Answer::Described { schema_version: 1, is_copied: true };
+    let mut rig = Rig::new(Settings { copied: Doubt::GoOn, ..Settings::default() });
+    rig.answers(copy());
+    rig.answers(Answer::Acquired(None));
+    assert_eq!(rig.wish(), None);
+    rig.at(1_000);
+    rig.answers(Answer::Acquired(Some(standing(5, 0, 0))));
+    assert_eq!(rig.answers(copy()), Query::Describe, "after standing by");
+    // Somebody else had the lease in between.
+    rig.answers(Answer::Acquired(Some(standing(7, 0, 0))));
+    assert_eq!(rig.answers(copy()), Query::Describe, "after another's lease");
+    rig.answers(Answer::Acquired(Some(standing(8, 0, 0))));
+
+    assert_eq!(rig.query(), Query::Adopt { epoch: 8 });
+}
+
 const fn standing(epoch: u64, claimed: u64, acked: u64) -> Standing {
     Standing { epoch, claimed, acked }
 }
