@@ -16,22 +16,35 @@ pub(crate) struct Sweep {
     /// Where to go on, if one is under way.
     from: Option<RowId>,
     spent: Duration,
+    /// What it found has to be read before it goes on, or it would find that again.
+    is_paused: bool,
 }
 
 impl Sweep {
     /// The first one is a period from now.
     pub(crate) fn new(now: Time, settings: &Settings) -> Self {
-        Self { due: now.after(settings.sweep_min), from: None, spent: Duration::ZERO }
+        Self { due: now.after(settings.sweep_min), ..Self::default() }
     }
 
     /// Where to look now, if it is time to.
     pub(crate) fn next(&self, now: Time) -> Option<RowId> {
-        self.from.or_else(|| (self.due <= now).then_some(RowId(1)))
+        let first = || (self.due <= now).then_some(RowId(1));
+        if self.is_paused { None } else { self.from.or_else(first) }
     }
 
-    /// When the next one begins.
-    pub(crate) const fn due(&self) -> Time {
-        self.due
+    /// When the next one begins; `None` if a look comes first.
+    pub(crate) fn due(&self) -> Option<Time> {
+        (!self.is_paused).then_some(self.due)
+    }
+
+    /// Lets a look come first.
+    pub(crate) const fn pause(&mut self) {
+        self.is_paused = true;
+    }
+
+    /// There was a look.
+    pub(crate) const fn go_on(&mut self) {
+        self.is_paused = false;
     }
 
     /// A part of it took so long and goes on there, or is done.
@@ -46,7 +59,7 @@ impl Sweep {
         self.from = next;
         if next.is_none() {
             let rest = self.spent.saturating_mul(REST).max(settings.sweep_min);
-            *self = Self { due: now.after(rest), from: None, spent: Duration::ZERO };
+            *self = Self { due: now.after(rest), ..Self::default() };
         }
     }
 }
@@ -62,11 +75,11 @@ mod tests {
         assert_eq!((sweep.next(Time(9_999)), sweep.next(Time(10_000))), (None, Some(RowId(1))));
 
         sweep.looked(Duration::from_millis(5), None, Time(10_000), &settings);
-        assert_eq!(sweep.due(), Time(20_000));
+        assert_eq!(sweep.due(), Some(Time(20_000)));
 
         sweep.looked(Duration::from_millis(150), Some(RowId(7)), Time(20_150), &settings);
         assert_eq!(sweep.next(Time(20_150)), Some(RowId(7)));
         sweep.looked(Duration::from_millis(50), None, Time(20_200), &settings);
-        assert_eq!(sweep.due(), Time(40_200));
+        assert_eq!(sweep.due(), Some(Time(40_200)));
     }
 }

@@ -19,7 +19,11 @@ impl Rig {
 
     /// One that has the lease under epoch 1 and has nothing to do.
     fn working() -> Self {
-        let mut rig = Self::new(Settings::default());
+        Self::working_with(Settings::default())
+    }
+
+    fn working_with(settings: Settings) -> Self {
+        let mut rig = Self::new(settings);
         rig.acquires(standing(1, 0, 0));
         rig.compares(Producer::Unknown);
         rig.opens(1, 0);
@@ -94,6 +98,24 @@ impl Rig {
     fn is_told(&mut self, sequence: u64, outcome: Sent) {
         let epoch = self.machine.epoch.unwrap();
         self.machine.handle(self.now, Input::Sent { epoch, sequence, outcome });
+    }
+
+    /// One that is due to sweep, and whose four gaps are all above id 10.
+    fn with_gaps_all_full() -> Self {
+        let settings =
+            Settings { gaps_max: 4, lease: Duration::from_secs(900), ..Settings::default() };
+        let mut rig = Self::working_with(settings);
+        for round in 1..10 {
+            rig.at(round * 1000);
+            rig.machine.handle(rig.now, Input::Wake);
+            rig.scans(&[10 + 2 * round]);
+            rig.steps();
+            rig.sends();
+            rig.is_told(round, Sent::Accepted);
+        }
+        rig.at(10_000);
+        rig.machine.handle(rig.now, Input::Wake);
+        rig
     }
 
     /// Lets time pass until then.
@@ -180,6 +202,32 @@ fn gap_is_asked_for_a_minute_and_what_comes_later_is_found_by_the_sweep() {
     rig.answers(Answer::Swept(vec![RowId(1)]));
     assert_eq!(rig.scans(&[1]), (vec![gap], RowId(2)));
     assert_eq!(rig.steps().2.unwrap().rows, [RowId(1)]);
+}
+
+/// Ids that grow in steps, as MariaDB's do with `auto_increment_increment`, leave a gap each time.
+#[test]
+fn late_row_is_found_although_gaps_that_never_close_keep_the_list_full() {
+    let mut rig = Rig::with_gaps_all_full();
+
+    let swept = rig.answers(Answer::Swept(vec![RowId(3)]));
+    assert!(matches!(swept, Query::Sweep { from: RowId(1), .. }), "{swept:?}");
+    let (gaps, _) = rig.scans(&[3]);
+
+    assert!(gaps.contains(&RowRange { first: RowId(3), last: RowId(3) }), "{gaps:?}");
+    assert_eq!(rig.steps().2.unwrap().rows, [RowId(3)]);
+}
+
+#[test]
+fn sweep_that_found_more_than_may_be_asked_for_goes_on_after_a_look() {
+    let mut rig = Rig::with_gaps_all_full();
+
+    rig.answers(Answer::Swept([1, 3, 5, 7].map(RowId).to_vec()));
+    assert_eq!(rig.scans(&[1, 3]).0.len(), 4, "half of them are rows");
+    rig.steps();
+    rig.sends();
+
+    let swept = rig.query();
+    assert!(matches!(swept, Query::Sweep { from: RowId(5), .. }), "{swept:?}");
 }
 
 #[test]

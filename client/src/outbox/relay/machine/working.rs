@@ -20,7 +20,7 @@ impl Machine {
         if self.closing.is_some() {
             return None;
         }
-        if let Some(from) = self.sweep.next(now).filter(|_| self.reading.gaps.room() > 0) {
+        if let Some(from) = self.sweep.next(now) {
             let (through, limit) = (self.reading.seen, self.settings.sweep_rows);
             return Some(Query::Sweep { from, through, limit });
         }
@@ -37,8 +37,7 @@ impl Machine {
         }
         let has_room = self.window.len() < self.settings.depth;
         let look = has_room.then_some(self.reading.due);
-        let sweep = (self.reading.gaps.room() > 0).then_some(self.sweep.due());
-        [look, sweep].into_iter().flatten().min()
+        [look, self.sweep.due()].into_iter().flatten().min()
     }
 
     /// Acknowledgements ride in the next claim's transaction; one of their own follows if the table
@@ -91,6 +90,7 @@ impl Machine {
 
     pub(super) fn on_scanned(&mut self, now: Time, asked: u32, found: Vec<Candidate>) {
         self.backoff.reset();
+        self.sweep.go_on();
         let mut is_cut = found.len() >= usize::try_from(asked).unwrap_or(usize::MAX);
         let mut taken = Vec::new();
         self.ready_bytes = 0;
@@ -173,6 +173,9 @@ impl Machine {
         let next = overflow.or_else(|| last.map(|last| RowId(last.0 + 1)));
         self.is_lag_due |= next.is_none();
         self.sweep.looked(took, next, now, &self.settings);
+        if !left.is_empty() {
+            self.sweep.pause();
+        }
     }
 
     pub(super) fn on_sent(&mut self, now: Now, sequence: u64, outcome: Sent) {
