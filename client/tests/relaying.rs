@@ -397,6 +397,19 @@ async fn rows_changed_after_they_were_claimed_halt_the_relay() {
 }
 
 #[tokio::test]
+async fn relay_that_has_ended_says_why_as_often_as_it_is_asked() {
+    let (_broker, client) = started().await;
+    let database = Memory::new();
+    database.enqueue("nowhere", 1);
+    let mut relay = relay(&database, &client).on_poison(OnPoison::Halt).spawn();
+
+    let first = timeout(LONG, relay.ended()).await.unwrap().unwrap_err();
+
+    assert_eq!(relay.ended().await, Err(first.clone()));
+    assert_eq!(relay.shutdown().await, Err(first));
+}
+
+#[tokio::test]
 async fn tables_of_another_version_end_the_relay() {
     let (_broker, client) = started().await;
     let database = Memory::new();

@@ -53,6 +53,8 @@ pub struct RelayStats {
 #[derive(Debug)]
 pub struct RelayHandle {
     task: JoinHandle<Result<(), RelayError>>,
+    /// How it ended; a task tells that only once.
+    end: Option<Result<(), RelayError>>,
     stop: watch::Sender<Option<Instant>>,
     stats: Arc<Mutex<RelayStats>>,
 }
@@ -63,7 +65,7 @@ impl RelayHandle {
         stop: watch::Sender<Option<Instant>>,
         stats: Arc<Mutex<RelayStats>>,
     ) -> Self {
-        Self { task, stop, stats }
+        Self { task, end: None, stop, stats }
     }
 
     /// What it has done so far.
@@ -82,10 +84,15 @@ impl RelayHandle {
     ///
     /// [`RelayError`], why it did. It is no error if it was told to shut down.
     pub async fn ended(&mut self) -> Result<(), RelayError> {
-        match (&mut self.task).await {
+        if let Some(end) = &self.end {
+            return end.clone();
+        }
+        let end = match (&mut self.task).await {
             Ok(end) => end,
             Err(error) => Err(RelayError::aborted(format!("its task has ended: {error}"))),
-        }
+        };
+        self.end = Some(end.clone());
+        end
     }
 
     /// Claims nothing more, waits up to 10 s for what is under way, and gives the lease back, so that
