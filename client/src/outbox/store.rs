@@ -193,11 +193,11 @@ pub struct Park {
 /// How much an outbox holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lag {
-    /// Rows that have not been handed over.
+    /// Rows that have not been handed over; 100,001 means 100,001 or more.
     pub rows: u64,
     /// Age of the oldest.
     pub oldest: Option<Duration>,
-    /// Rows parked.
+    /// Rows parked; 100,001 means 100,001 or more.
     pub parked: u64,
 }
 

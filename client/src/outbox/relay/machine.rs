@@ -61,7 +61,8 @@ pub(crate) struct Machine {
     window: Window,
     reading: Reading,
     sweep: Sweep,
-    is_lag_due: bool,
+    /// When to count what waits; also across starting over.
+    lag: Sweep,
     /// Rows acknowledged but still in the table.
     done: Vec<RowId>,
     /// Every row in `window`, `done`, `bad` and `ready`: not to be claimed again.
@@ -150,7 +151,7 @@ impl Machine {
             window: Window::new(0),
             reading: Reading::new(&settings),
             sweep: Sweep::default(),
-            is_lag_due: false,
+            lag: Sweep::default(),
             done: Vec::new(),
             held: BTreeSet::new(),
             bad: Vec::new(),
@@ -383,7 +384,10 @@ impl Machine {
                 let took = now.at.since(asked.since);
                 self.on_swept(now.at, took, (through, limit), &ids);
             }
-            (Query::Lag, Answer::Lag) => self.is_lag_due = false,
+            (Query::Lag, Answer::Lag) => {
+                let took = now.at.since(asked.since);
+                self.lag.looked(took, None, now.at, &self.settings);
+            }
             // The epoch is another one: somebody else has taken the lease.
             (_, Answer::Done(false)) => self.start_over(now.at, Duration::ZERO),
             (query, answer) => debug_assert!(false, "{answer:?} does not answer {query:?}"),

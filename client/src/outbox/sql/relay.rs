@@ -6,6 +6,9 @@ use crate::outbox::row::RowId;
 use crate::outbox::store::{Claim, OutboxId, Park, RowRange, Step};
 use std::time::Duration;
 
+/// So far rows are counted: that many more would take longer than knowing the number is worth.
+const COUNTED_MAX: u32 = 100_001;
+
 impl Sql {
     /// Gives one row: outbox id, schema version, belongs to, found in, owner or null, durability
     /// warning or null.
@@ -259,13 +262,16 @@ impl Sql {
         format!("UPDATE {state} SET owner = NULL, lease_until = 0 WHERE epoch = {epoch}")
     }
 
-    /// Gives one row: how many rows, age of the oldest in milliseconds or null, how many parked.
+    /// Gives one row: how many rows, age of the oldest in milliseconds or null, how many parked; each
+    /// number up to 100,001. A relay at work asks this between a look and the next renewal of its lease.
     #[must_use]
     pub fn lag(&self) -> String {
         let (outbox, now) = (self.table("outbox"), self.now());
         let age = format!("{now} - (SELECT o.created_at FROM {outbox} o ORDER BY o.id LIMIT 1)");
-        let parked = format!("(SELECT COUNT(*) FROM {})", self.table("outbox_parked"));
-        format!("SELECT (SELECT COUNT(*) FROM {outbox}), {}, {parked}", self.integer(&age))
+        let [rows, parked] = [outbox, self.table("outbox_parked")].map(|table| {
+            format!("(SELECT COUNT(*) FROM (SELECT 1 FROM {table} LIMIT {COUNTED_MAX}) c)")
+        });
+        format!("SELECT {rows}, {}, {parked}", self.integer(&age))
     }
 
     /// Gives parked rows: the columns of a row, then reason and time.

@@ -214,7 +214,6 @@ impl Machine {
         self.phase = Phase::Working;
         self.sweep = Sweep::new(now.at, &self.settings);
         self.reading.wake(now.at, &self.settings);
-        self.is_lag_due = true;
         self.notes.push_back(Note::Active { epoch: self.epoch.unwrap_or_default() });
     }
 

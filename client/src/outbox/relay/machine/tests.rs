@@ -395,6 +395,20 @@ fn copy_is_adopted_only_as_described_under_the_lease() {
     assert_eq!(rig.query(), Query::Adopt { epoch: 8 });
 }
 
+#[test]
+fn what_waits_is_counted_seldom_however_often_the_relay_starts_over() {
+    let mut rig = Rig::working();
+
+    rig.machine.start_over(Time(0), Duration::ZERO);
+    rig.acquires(standing(2, 0, 0));
+    rig.compares(Producer::Unknown);
+    rig.opens(2, 0);
+    rig.answers(Answer::Claims(Vec::new()));
+    rig.scans(&[]);
+
+    assert_eq!(rig.wish(), None);
+}
+
 const fn standing(epoch: u64, claimed: u64, acked: u64) -> Standing {
     Standing { epoch, claimed, acked }
 }

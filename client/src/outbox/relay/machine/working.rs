@@ -27,7 +27,7 @@ impl Machine {
         if self.window.len() < self.settings.depth && self.reading.due <= now {
             return Some(self.scan(now));
         }
-        self.is_lag_due.then_some(Query::Lag)
+        self.lag.next(now).map(|_| Query::Lag)
     }
 
     /// When [`Self::work`] has something to do that no answer will bring about.
@@ -37,7 +37,7 @@ impl Machine {
         }
         let has_room = self.window.len() < self.settings.depth;
         let look = has_room.then_some(self.reading.due);
-        [look, self.sweep.due()].into_iter().flatten().min()
+        [look, self.sweep.due(), self.lag.due()].into_iter().flatten().min()
     }
 
     /// Acknowledgements ride in the next claim's transaction; one of their own follows if the table
@@ -171,7 +171,6 @@ impl Machine {
         let is_full = ids.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
         let last = ids.last().filter(|last| is_full && **last < through);
         let next = overflow.or_else(|| last.map(|last| RowId(last.0 + 1)));
-        self.is_lag_due |= next.is_none();
         self.sweep.looked(took, next, now, &self.settings);
         if !left.is_empty() {
             self.sweep.pause();
