@@ -27,6 +27,10 @@ pub enum ErrorKind {
     Invalid,
     /// Nothing was done, and trying again will not help as it is.
     Failed,
+    /// The transaction was over before its commit: SQLite rolled it back after an error that was not
+    /// passed on (`OR ROLLBACK`, a full disk), or the closure ended it. Nothing is committed by this
+    /// call; what was done behind the end was committed by itself. Pass errors on with `?`.
+    Ended,
     /// The commit failed in a way that leaves open whether it is on disk: business data and messages
     /// are both there or both not there. Read the data back.
     Unknown,
@@ -78,6 +82,11 @@ impl Error {
         Self { kind: ErrorKind::Failed, doing, source: source.into() }
     }
 
+    pub(crate) fn ended() -> Self {
+        let source = "the transaction has ended already: an error in it was not passed on";
+        Self { kind: ErrorKind::Ended, doing: "commit".into(), source: source.into() }
+    }
+
     pub(crate) fn thread(text: &str) -> Self {
         Self {
             kind: ErrorKind::Failed,
@@ -105,7 +114,7 @@ impl fmt::Display for Error {
                 "; create the tables with install() or: posthouse outbox install --database URL",
             ),
             ErrorKind::Unknown => f.write_str(" (outcome=unknown: read the data back)"),
-            ErrorKind::Busy | ErrorKind::Invalid | ErrorKind::Failed => Ok(()),
+            ErrorKind::Busy | ErrorKind::Invalid | ErrorKind::Failed | ErrorKind::Ended => Ok(()),
         }
     }
 }
@@ -137,7 +146,7 @@ impl From<Error> for StoreError {
             // After a failed commit the relay starts from what it finds.
             ErrorKind::Busy | ErrorKind::Unknown => StoreErrorKind::Transient,
             ErrorKind::NotInstalled => StoreErrorKind::NotInstalled,
-            ErrorKind::Invalid | ErrorKind::Failed => StoreErrorKind::Permanent,
+            ErrorKind::Invalid | ErrorKind::Failed | ErrorKind::Ended => StoreErrorKind::Permanent,
         };
         Self::new(kind, error)
     }

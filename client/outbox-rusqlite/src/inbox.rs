@@ -96,7 +96,8 @@ impl Inbox {
     /// SQLite has one writer at a time; they may block. `concurrency` deliveries wait for their turn,
     /// so that the thread need not wait for the broker. An `Err` of the handler rolls back, and a
     /// panic too; what it means for the message is said in [`Failure`]. If the database is locked or
-    /// fails, the message is given back uncounted.
+    /// fails, the message is given back uncounted. A transaction that ended inside the handler, after
+    /// an error that it did not pass on, counts as the handler's failure.
     ///
     /// Rows that are not needed any more are deleted about hourly, see [`Self::collect_garbage`].
     ///
@@ -184,6 +185,10 @@ enum Unhandled {
 
 impl From<Error> for Unhandled {
     fn from(error: Error) -> Self {
+        // It would come again for ever, each time with what the handler did behind the end.
+        if error.kind() == ErrorKind::Ended {
+            return Self::Handler(error.into());
+        }
         Self::Database(error)
     }
 }
@@ -245,6 +250,9 @@ impl Desk {
             return Ok(verdict);
         }
         handler(&tx).map_err(Unhandled::Handler)?;
+        if verdict == Verdict::New {
+            self.inbox.tables.still_noted(&tx, &arrival)?;
+        }
         failpoint("inbox.before-commit");
         tx.commit().map_err(Error::commit)?;
         failpoint("inbox.after-commit");

@@ -3,7 +3,7 @@
 use crate::database::Database;
 use crate::error::Error;
 use crate::store::SqliteStore;
-use crate::tables::{Tables, immediate};
+use crate::tables::{Tables, immediate, still_open};
 use posthouse_client::outbox::{Lag, NewRow, Parked, Relay, RowId};
 use posthouse_client::{Client, Outgoing};
 use rusqlite::{Connection, Transaction};
@@ -109,9 +109,11 @@ impl Outbox {
     ///
     /// [`Error`]: nothing was inserted. Of a message that could never be handed over (a topic's name
     /// that is none, a length beyond every limit, an expiry or a priority, which an outbox does not
-    /// carry) it is [`ErrorKind::Invalid`](crate::ErrorKind::Invalid).
+    /// carry) it is [`ErrorKind::Invalid`](crate::ErrorKind::Invalid); if SQLite has ended the
+    /// transaction, [`ErrorKind::Ended`](crate::ErrorKind::Ended).
     pub fn enqueue(&self, tx: &Transaction<'_>, outgoing: Outgoing) -> Result<Bell, Error> {
         let row = NewRow::new(outgoing).map_err(|error| Error::invalid("enqueue", error))?;
+        still_open(tx)?;
         self.tables.enqueue(tx, &row)?;
         Ok(Bell(Arc::clone(&self.bell)))
     }
@@ -137,7 +139,9 @@ impl Outbox {
     ///
     /// What `work` returns, or an [`Error`] made into one: everything is rolled back and nothing is
     /// sent. Only after [`ErrorKind::Unknown`](crate::ErrorKind::Unknown), a disk that failed in the
-    /// commit, both may be there, or neither. A panic of `work` rolls back, too.
+    /// commit, both may be there, or neither. After [`ErrorKind::Ended`](crate::ErrorKind::Ended)
+    /// nothing is sent either, but what `work` did behind the end stays. A panic of `work` rolls
+    /// back, too.
     pub fn transaction<T, E: From<Error>>(
         &self,
         connection: &mut Connection,
@@ -146,6 +150,7 @@ impl Outbox {
         let tx = immediate(connection)?;
         let mut sends = Sends::default();
         let done = work(&tx, &mut sends)?;
+        still_open(&tx)?;
         let mut bell = None;
         for outgoing in sends.outgoing {
             bell = Some(self.enqueue(&tx, outgoing)?);

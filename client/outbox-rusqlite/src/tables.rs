@@ -278,6 +278,16 @@ impl Tables {
         })
     }
 
+    /// Sees that the transaction is still the one that noted the message: one that the handler
+    /// ended, and another one that it began, does not have the row.
+    pub(crate) fn still_noted(&self, tx: &Transaction<'_>, arrival: &Arrival) -> Result<(), Error> {
+        still_open(tx)?;
+        let look = self.sql.inbox_row(&arrival.consumer, arrival.message_id);
+        let counter = tx.query_row(&look, [], |row| number(row, 3)).optional();
+        let counter = counter.map_err(|error| Error::database("look at the inbox", error))?;
+        if counter == Some(arrival.fence.counter) { Ok(()) } else { Err(Error::ended()) }
+    }
+
     /// Deletes what the stored floor allows, then stores this one. Nothing within a minute of the
     /// last time: a late transaction that saw the floor before has ended by then.
     pub(crate) fn collect(
@@ -332,6 +342,11 @@ impl Tables {
         let moved = tx.execute(&self.sql.cursor_advance(consumer, source, from, to), []);
         Ok(moved.map_err(|error| Error::database("move the cursor", error))? > 0)
     }
+}
+
+/// Some errors end a transaction silently, and each statement behind them is committed by itself.
+pub(crate) fn still_open(tx: &Transaction<'_>) -> Result<(), Error> {
+    if tx.is_autocommit() { Err(Error::ended()) } else { Ok(()) }
 }
 
 pub(crate) fn immediate(connection: &mut Connection) -> Result<Transaction<'_>, Error> {

@@ -78,6 +78,33 @@ async fn failure_and_panic_roll_back_and_the_message_comes_again() {
 }
 
 #[tokio::test]
+async fn transaction_that_ended_inside_the_handler_counts_and_acks_nothing() {
+    for end in ["ROLLBACK", "ROLLBACK; BEGIN"] {
+        let (_broker, client) = broker().await;
+        let shop = Shop::new();
+        client.admin().ensure_subscription("orders", "keeper").await.unwrap();
+        client.publisher("orders").await.unwrap().publish("1").await.unwrap();
+        let handler = move |tx: &Transaction<'_>, delivery: &Delivery| {
+            note(tx, delivery)?;
+            // As SQLite does it after an `OR ROLLBACK`, or on a full disk.
+            if delivery.attempt().0 == 0 { tx.execute_batch(end) } else { Ok(()) }
+        };
+        let done = run_until_empty(&shop, &client, handler);
+        tokio::time::timeout(Duration::from_secs(20), done).await.expect("the failure counts");
+        assert_eq!(shop.orders(), [1], "{end}");
+
+        let inbox = Inbox::new(shop.path(), "projector");
+        let reader = client.reader("orders", Position::Earliest).await.unwrap();
+        let ends = move |tx: &Transaction<'_>, records: &[Record]| {
+            note_all(tx, records)?;
+            tx.execute_batch(end)
+        };
+        inbox.run_stream(reader, ends).await.unwrap_err();
+        assert_eq!(count(&shop.connect(), "posthouse_stream_cursor"), 0, "{end}");
+    }
+}
+
+#[tokio::test]
 async fn late_delivery_is_refused_by_the_database() {
     let (broker, client) = broker().await;
     let shop = Shop::new();

@@ -82,6 +82,36 @@ fn panic_of_the_closure_rolls_back() {
 }
 
 #[test]
+fn transaction_that_sqlite_ended_inside_is_noticed_and_nothing_is_sent() {
+    let shop = Shop::new();
+    let mut db = shop.connect();
+    db.execute_batch("CREATE UNIQUE INDEX once ON orders (number)").unwrap();
+    let ends = |tx: &Transaction<'_>| {
+        for _ in 0..2 {
+            // The second one fails, and takes the transaction with it.
+            let _ = tx.execute("INSERT OR ROLLBACK INTO orders (number) VALUES (1)", []);
+        }
+        Ok::<_, Error>(())
+    };
+
+    let sent = shop.outbox.transaction(&mut db, |tx, out| {
+        out.send(Message::new("x").to("orders"));
+        ends(tx)
+    });
+    assert_eq!(sent.unwrap_err().kind(), ErrorKind::Ended);
+    let silent = shop.outbox.transaction(&mut db, |tx, _out| ends(tx));
+    assert_eq!(silent.unwrap_err().kind(), ErrorKind::Ended);
+    let tx = db.transaction().unwrap();
+    ends(&tx).unwrap();
+    let enqueued = shop.outbox.enqueue(&tx, Message::new("x").to("orders"));
+    assert_eq!(enqueued.unwrap_err().kind(), ErrorKind::Ended);
+    drop(tx);
+
+    assert!(shop.waiting().is_empty(), "{:?}", shop.waiting());
+    assert!(shop.orders().is_empty());
+}
+
+#[test]
 fn message_that_the_database_refuses_takes_the_work_with_it() {
     let shop = Shop::new();
     let mut db = shop.connect();

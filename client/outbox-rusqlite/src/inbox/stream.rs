@@ -2,7 +2,7 @@
 
 use super::Inbox;
 use crate::error::Error;
-use crate::tables::immediate;
+use crate::tables::{immediate, still_open};
 use crate::worker::Worker;
 use posthouse_client::failpoint::failpoint;
 use posthouse_client::outbox::batches::{next_batch, save_at_broker};
@@ -91,6 +91,10 @@ impl Inbox {
             return Err(Error::moved(&self.consumer, &moved.topic).into());
         }
         handler(&tx)?;
+        still_open(&tx)?;
+        if self.tables.cursor(&tx, names)? != Some(moved.to) {
+            return Err(Error::ended().into());
+        }
         failpoint("inbox.before-commit");
         tx.commit().map_err(Error::commit)?;
         failpoint("inbox.after-commit");
