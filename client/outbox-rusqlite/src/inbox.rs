@@ -97,7 +97,8 @@ impl Inbox {
     /// so that the thread need not wait for the broker. An `Err` of the handler rolls back, and a
     /// panic too; what it means for the message is said in [`Failure`]. If the database is locked or
     /// fails, the message is given back uncounted. A transaction that ended inside the handler, after
-    /// an error that it did not pass on, counts as the handler's failure.
+    /// an error that it did not pass on, counts as the handler's failure, and so does a commit that
+    /// SQLite refuses over what the handler did, a deferred constraint for example.
     ///
     /// Rows that are not needed any more are deleted about hourly, see [`Self::collect_garbage`].
     ///
@@ -193,6 +194,15 @@ impl From<Error> for Unhandled {
     }
 }
 
+/// What a failed commit means: refused for good, by a deferred constraint for example, it is the
+/// handler's failure. It would come again as often as the message.
+fn refused(error: Error) -> Unhandled {
+    if error.kind() == ErrorKind::Failed {
+        return Unhandled::Handler(error.into());
+    }
+    Unhandled::Database(error)
+}
+
 impl Desk {
     async fn handle<H, E>(
         self: Arc<Self>,
@@ -254,7 +264,7 @@ impl Desk {
             self.inbox.tables.still_noted(&tx, &arrival)?;
         }
         failpoint("inbox.before-commit");
-        tx.commit().map_err(Error::commit)?;
+        tx.commit().map_err(|error| refused(Error::commit(error)))?;
         failpoint("inbox.after-commit");
         if let Some(outbox) = &self.inbox.wakes {
             outbox.bell().ring();

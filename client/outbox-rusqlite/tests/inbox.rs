@@ -105,6 +105,28 @@ async fn transaction_that_ended_inside_the_handler_counts_and_acks_nothing() {
 }
 
 #[tokio::test]
+async fn commit_that_sqlite_refuses_is_the_failure_of_its_message() {
+    let (_broker, client) = broker().await;
+    let shop = Shop::new();
+    let tables = "CREATE TABLE articles (number INTEGER PRIMARY KEY); \
+         CREATE TABLE sold (number REFERENCES articles (number) DEFERRABLE INITIALLY DEFERRED)";
+    shop.connect().execute_batch(tables).unwrap();
+    let orders = client.publisher("orders").await.unwrap();
+    orders.publish("1").await.unwrap();
+    orders.publish("2").await.unwrap();
+    let handler = |tx: &Transaction<'_>, delivery: &Delivery| {
+        note(tx, delivery)?;
+        // There is no such article, which the commit finds out.
+        let is_bad = delivery.body() == "1" && delivery.attempt().0 == 0;
+        let sell = if is_bad { "INSERT INTO sold VALUES (7)" } else { "SELECT 1" };
+        tx.execute_batch(sell)
+    };
+    let done = run_until_empty(&shop, &client, handler);
+    tokio::time::timeout(Duration::from_secs(20), done).await.expect("the refusal counts");
+    assert_eq!(shop.orders(), [2, 1]);
+}
+
+#[tokio::test]
 async fn late_delivery_is_refused_by_the_database() {
     let (broker, client) = broker().await;
     let shop = Shop::new();

@@ -136,7 +136,7 @@ impl<D: Driver> Desk<D> {
                     drop(delivery.ack());
                     wakes.into_iter().for_each(Bell::ring);
                 }
-                Err(error @ Error::TransactionEnded) => {
+                Err(error) if is_the_messages::<D>(error) => {
                     drop(delivery.nack_because(Retry::Backoff, &error.to_string()));
                 }
                 Err(_) => drop(delivery.release()),
@@ -200,6 +200,16 @@ impl<D: Driver> Desk<D> {
         unbroken(arrive).await?
     }
 
+    /// Goes on after an error of [`Self::conclude`], which has settled the delivery; an error if the
+    /// database will not let us handle the next one either.
+    pub(crate) async fn go_on(&self, error: Error) -> Result<(), Error> {
+        if is_the_messages::<D>(&error) {
+            tracing::warn!(%error, consumer = self.consumer, "message not handled");
+            return Ok(());
+        }
+        self.give_back(None, error).await
+    }
+
     /// Gives a delivery back that the database did not let us handle; an error if it will not
     /// let us handle the next one either.
     pub(crate) async fn give_back(
@@ -210,7 +220,7 @@ impl<D: Driver> Desk<D> {
         let is_passing = if let Error::Database(error) = &error {
             D::kind(error) == StoreErrorKind::Transient
         } else {
-            matches!(error, Error::CommitUnknown(_) | Error::TransactionEnded)
+            matches!(error, Error::CommitUnknown(_))
         };
         if is_passing {
             tracing::warn!(%error, consumer = self.consumer, "message given back");
@@ -286,6 +296,16 @@ impl<D: Driver> Desk<D> {
         D::run(connection, raise).await?;
         Ok(count)
     }
+}
+
+/// Whether an error at the end of a message's transaction is its own fault: it would come again as
+/// often as the message, and not with the next one. A deferred constraint, for example, refuses the
+/// commit.
+fn is_the_messages<D: Driver>(error: &Error) -> bool {
+    if let Error::Database(error) = error {
+        return D::kind(error) != StoreErrorKind::Transient;
+    }
+    matches!(error, Error::TransactionEnded)
 }
 
 /// The name under which a delivery's places are known.

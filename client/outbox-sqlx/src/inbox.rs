@@ -76,7 +76,9 @@ macro_rules! inbox {
             ///
             /// An `Err` of the handler rolls back, and a panic too; what it means for the message
             /// says [`Failure`]. When the database cannot be reached, or somebody else is handling
-            /// the same message for more than five seconds, it is given back uncounted.
+            /// the same message for more than five seconds, it is given back uncounted. A commit
+            /// that the database refuses over what the handler did, a deferred constraint for
+            /// example, counts as the handler's failure.
             ///
             /// The handler is an async closure over an open transaction, of which a clone is called
             /// for each delivery: closures that hold references, `Arc`s and the like can be cloned.
@@ -119,7 +121,8 @@ macro_rules! inbox {
             ///
             /// # Errors
             ///
-            /// [`Error`]: the delivery was given back. After [`Error::CommitUnknown`] the message
+            /// [`Error`]: the delivery was given back, counted if the database refuses this commit
+            /// for good. After [`Error::CommitUnknown`] the message
             /// comes again, and the inbox knows whether it was handled.
             pub async fn commit(
                 &self,
@@ -284,7 +287,7 @@ macro_rules! inbox {
             match crew::caught(handler(&mut tx, &delivery)).await {
                 Ok(Ok(())) => {
                     if let Err(error) = desk.conclude(tx, delivery).await {
-                        desk.give_back(None, error).await?;
+                        desk.go_on(error).await?;
                     }
                 }
                 Ok(Err(error)) => desk.refuse(tx, delivery, error.into()).await,
