@@ -118,6 +118,12 @@ fn positive(number: Option<i64>) -> sqlx::Result<u64> {
     u64::try_from(number).map_err(|_| odd("a number is negative"))
 }
 
+/// A time before 1970, which somebody's SQL made, is as if there were none: it must not end a relay.
+fn time<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<Timestamp> {
+    let millis = D::bulk_number(row, column)?.ok_or_else(|| odd("a time is null"))?;
+    Ok(Timestamp(millis.max(0).unsigned_abs()))
+}
+
 fn text<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<String> {
     D::text(row, column)?.ok_or_else(|| odd("a text is null"))
 }
@@ -132,17 +138,16 @@ fn sixteen(bytes: &[u8]) -> sqlx::Result<[u8; 16]> {
 
 /// Reads the columns of [`ROW_COLUMNS`](posthouse_client::outbox::sql::ROW_COLUMNS).
 fn row<D: Driver>(row: &D::Row) -> sqlx::Result<Row> {
-    let number = |column| positive(D::bulk_number(row, column)?);
     let id = D::bulk_bytes(row, 1)?.ok_or_else(|| odd("an id is null"))?;
     Ok(Row {
-        id: RowId(number(0)?),
+        id: RowId(positive(D::bulk_number(row, 0)?)?),
         message_id: MessageId(sixteen(&id)?),
         topic: D::bulk_text(row, 2)?.ok_or_else(|| odd("a topic is null"))?,
         key: D::bulk_bytes(row, 3)?,
         headers: D::bulk_text(row, 4)?.ok_or_else(|| odd("headers are null"))?,
         body: D::bulk_bytes(row, 5)?.unwrap_or_default(),
-        due_at: Timestamp(number(6)?),
-        created_at: Timestamp(number(7)?),
+        due_at: time::<D>(row, 6)?,
+        created_at: time::<D>(row, 7)?,
     })
 }
 
@@ -178,7 +183,7 @@ fn lag<D: Driver>(row: &D::Row) -> sqlx::Result<Lag> {
 
 fn parked<D: Driver>(found: &D::Row) -> sqlx::Result<Parked> {
     let reason = D::bulk_text(found, 8)?.ok_or_else(|| odd("a reason is null"))?;
-    let parked_at = positive(D::bulk_number(found, 9)?)?;
+    let parked_at = time::<D>(found, 9)?.0;
     Ok(Parked { row: row::<D>(found)?, reason, parked_at })
 }
 

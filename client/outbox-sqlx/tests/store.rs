@@ -64,6 +64,24 @@ on_each! {
     }
 
     #[tokio::test]
+    async fn times_before_1970_are_as_if_there_were_none() {
+        let (pool, _kept) = place::pool().await;
+        let outbox = on::Outbox::new(pool.clone());
+        outbox.install().await.unwrap();
+        let odd = "INSERT INTO posthouse_outbox (topic, body, due_at, created_at) \
+             VALUES ('orders', 'a lamp', -1, -5); \
+             INSERT INTO posthouse_outbox_parked (id, topic, body, created_at, reason, parked_at) \
+             VALUES (7, 'orders', 'a lamp', -5, 'no such topic', -9)";
+        sqlx::raw_sql(odd).execute(&pool).await.unwrap();
+
+        let rows = outbox.store().scan(&[], RowId(0), 10, 1 << 20).await.unwrap();
+        let parked = outbox.parked(RowId(0), 10).await.unwrap();
+
+        assert_eq!((rows[0].due_at, rows[0].created_at), (Timestamp(0), Timestamp(0)));
+        assert_eq!((parked[0].row.created_at, parked[0].parked_at), (Timestamp(0), 0));
+    }
+
+    #[tokio::test]
     async fn installing_by_many_at_once_makes_one_outbox() {
         let (pool, _kept) = place::pool().await;
         let outbox = on::Outbox::new(pool.clone());
