@@ -21,6 +21,8 @@ pub struct Error {
 pub enum ErrorKind {
     /// The database was locked for longer than the connection waits; nothing was done. Try again.
     Busy,
+    /// The disk is full or fails; nothing was done. Try again later: a relay does.
+    Disk,
     /// The tables are not there: call `install()`, or run `posthouse outbox install`.
     NotInstalled,
     /// The message breaks a limit and could never be handed over; nothing was done.
@@ -99,6 +101,7 @@ impl Error {
 fn kind_of(error: &rusqlite::Error) -> ErrorKind {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Busy,
+        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => ErrorKind::Disk,
         Some(ErrorCode::Unknown) if error.to_string().starts_with("no such table") => {
             ErrorKind::NotInstalled
         }
@@ -114,7 +117,11 @@ impl fmt::Display for Error {
                 "; create the tables with install() or: posthouse outbox install --database URL",
             ),
             ErrorKind::Unknown => f.write_str(" (outcome=unknown: read the data back)"),
-            ErrorKind::Busy | ErrorKind::Invalid | ErrorKind::Failed | ErrorKind::Ended => Ok(()),
+            ErrorKind::Busy
+            | ErrorKind::Disk
+            | ErrorKind::Invalid
+            | ErrorKind::Failed
+            | ErrorKind::Ended => Ok(()),
         }
     }
 }
@@ -144,10 +151,29 @@ impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         let kind = match error.kind {
             // After a failed commit the relay starts from what it finds.
-            ErrorKind::Busy | ErrorKind::Unknown => StoreErrorKind::Transient,
+            ErrorKind::Busy | ErrorKind::Disk | ErrorKind::Unknown => StoreErrorKind::Transient,
             ErrorKind::NotInstalled => StoreErrorKind::NotInstalled,
             ErrorKind::Invalid | ErrorKind::Failed | ErrorKind::Ended => StoreErrorKind::Permanent,
         };
         Self::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::{Connection, ffi};
+
+    #[test]
+    fn full_disk_is_passing() {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch("CREATE TABLE t (x); PRAGMA max_page_count = 4").unwrap();
+        let full = db.execute("INSERT INTO t VALUES (zeroblob(100000))", []).unwrap_err();
+        assert_eq!(full.sqlite_error_code(), Some(ErrorCode::DiskFull));
+        let failed = rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR_FSYNC), None);
+        for error in [full, failed] {
+            let stored = StoreError::from(Error::database("enqueue", error));
+            assert_eq!(stored.kind(), StoreErrorKind::Transient, "{stored}");
+        }
     }
 }

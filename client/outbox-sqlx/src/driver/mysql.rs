@@ -22,9 +22,12 @@ impl Maria {
 /// Deadlock, lock wait timeout, refused by the cluster: nothing was committed.
 const ROLLED_BACK: [u16; 3] = [1213, 1205, 3101];
 
-/// Too many connections, shutting down, connection lost, killed, read-only after a failover.
-const PASSING: [u16; 15] =
-    [1040, 1053, 1077, 1079, 1158, 1159, 1160, 1161, 1203, 1290, 1836, 1927, 2006, 2013, 4031];
+/// Disk or table full, too many connections, shutting down, connection lost, limit of a user, killed,
+/// read-only after a failover, statement took too long.
+const PASSING: [u16; 21] = [
+    1021, 1040, 1053, 1077, 1079, 1114, 1158, 1159, 1160, 1161, 1203, 1226, 1290, 1317, 1836, 1927,
+    1969, 2006, 2013, 3024, 4031,
+];
 
 fn number(error: &(dyn DatabaseError + 'static)) -> u16 {
     error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number)
@@ -77,6 +80,30 @@ impl Driver for Maria {
                 StoreErrorKind::Transient
             }
             _ => StoreErrorKind::Permanent,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn full_disk_and_limits_are_passing_and_mistakes_are_not() {
+        let database = posthouse_databases::MariaDb::shared().create_database().unwrap();
+        let pool = MySqlPool::connect(database.url()).await.unwrap();
+        let kind = async |number: u16| {
+            let signal = format!("SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {number}");
+            Maria::kind(
+                &sqlx::raw_sql(sqlx::AssertSqlSafe(signal)).execute(&pool).await.unwrap_err(),
+            )
+        };
+        for number in [1021, 1114, 1226, 1317, 1969, 3024, 1040, 1213] {
+            assert_eq!(kind(number).await, StoreErrorKind::Transient, "{number}");
+        }
+        // Syntax, rights.
+        for number in [1064, 1142] {
+            assert_eq!(kind(number).await, StoreErrorKind::Permanent, "{number}");
         }
     }
 }
