@@ -34,10 +34,20 @@ pub(crate) enum Outbox {
 }
 
 /// What an operator decides about a relay.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(crate) struct Decisions {
-    pub(crate) adopts: bool,
-    pub(crate) accepts_restored_broker: bool,
+    /// Make a copied database an outbox of its own; everything in it is sent
+    #[arg(long = "adopt")]
+    adopts: bool,
+
+    /// Go on with a broker that was restored from an older copy or replaced; what it lost stays lost
+    #[arg(long = "continue")]
+    accepts_restored_broker: bool,
+
+    /// Go on although rows were changed or deleted that were about to be sent: what is there now is
+    #[arg(long = "accept-changed-rows")]
+    accepts_changed_rows: bool,
 }
 
 impl Chosen {
@@ -82,7 +92,9 @@ impl Chosen {
         let Some((scheme, rest)) = self.database.split_once("://") else {
             return self.database.clone();
         };
-        let rest = rest.split_once('@').map_or(rest, |(_, rest)| rest);
+        // A password may hold this sign, too, if its owner has not encoded it.
+        let host = rest.find('/').map_or(rest, |end| rest.split_at(end).0);
+        let rest = rest.split_at(host.rfind('@').map_or(0, |at| at + 1)).1;
         format!("{scheme}://{}", rest.split_once('?').map_or(rest, |(rest, _)| rest))
     }
 }
@@ -101,10 +113,15 @@ impl Outbox {
     }
 
     pub(crate) async fn describe(&self) -> Result<Description, Failure> {
+        self.look().await.map_err(|error| undescribed(&error))
+    }
+
+    /// The same, for who can wait for a database that is away.
+    pub(crate) async fn look(&self) -> Result<Description, StoreError> {
         match self {
-            Self::Sqlite(outbox) => describe(outbox.store()).await,
-            Self::Postgres(outbox) => describe(outbox.store()).await,
-            Self::Mysql(outbox) => describe(outbox.store()).await,
+            Self::Sqlite(outbox) => outbox.store().describe().await,
+            Self::Postgres(outbox) => outbox.store().describe().await,
+            Self::Mysql(outbox) => outbox.store().describe().await,
         }
     }
 
@@ -158,15 +175,17 @@ fn spawn<S: Store>(relay: Relay<S>, decisions: Decisions) -> RelayHandle {
     if decisions.accepts_restored_broker {
         relay = relay.accept_restored_broker();
     }
+    if decisions.accepts_changed_rows {
+        relay = relay.accept_changed_rows();
+    }
     relay.spawn()
 }
 
-async fn describe(mut store: impl Store) -> Result<Description, Failure> {
-    let described = store.describe().await;
-    described.map_err(|error: StoreError| match error.kind() {
-        StoreErrorKind::NotInstalled => Failure::new(Code::NotFound, with_advice(&error)),
+pub(crate) fn undescribed(error: &StoreError) -> Failure {
+    match error.kind() {
+        StoreErrorKind::NotInstalled => Failure::new(Code::NotFound, with_advice(error)),
         StoreErrorKind::Transient | StoreErrorKind::Permanent => Failure::refused(error),
-    })
+    }
 }
 
 fn refused(error: impl fmt::Display) -> Failure {
@@ -190,6 +209,8 @@ mod tests {
     fn password_is_not_shown() {
         let shown = |url: &str| Chosen { database: url.to_owned(), prefix: String::new() }.shown();
         assert_eq!(shown("postgres://me:secret@db:5432/shop?ssl=no"), "postgres://db:5432/shop");
+        assert_eq!(shown("postgres://me:se@cr@et@db/shop"), "postgres://db/shop");
+        assert_eq!(shown("mysql://db/shop@home"), "mysql://db/shop@home");
         assert_eq!(shown("mysql://db/shop"), "mysql://db/shop");
         assert_eq!(shown("sqlite:shop.db"), "sqlite:shop.db");
     }

@@ -17,6 +17,7 @@ mod output;
 mod position;
 mod producer;
 mod publish;
+mod reach;
 mod read;
 mod ready;
 mod relay;

@@ -1,11 +1,11 @@
 //! `posthouse relay`: hands what an outbox holds over to the broker, until it is told to stop.
 
 use crate::cli::Common;
-use crate::connect::connect;
 use crate::database::{Chosen, Decisions, with_advice};
 use crate::exit::{Code, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
+use crate::reach::reach;
 use crate::serve::log_to_stderr;
 use clap::Args;
 use posthouse_broker::config::{LogFormat, LogLevel};
@@ -43,13 +43,8 @@ pub(crate) struct Relay {
     #[command(flatten)]
     chosen: Chosen,
 
-    /// Make a copied database an outbox of its own; everything in it is sent
-    #[arg(long)]
-    adopt: bool,
-
-    /// Go on with a broker that was restored from an older copy or replaced; what it lost stays lost
-    #[arg(long = "continue")]
-    goes_on: bool,
+    #[command(flatten)]
+    decisions: Decisions,
 }
 
 #[derive(Serialize)]
@@ -62,12 +57,15 @@ impl Relay {
         let format = if common.json { LogFormat::Json } else { LogFormat::Text };
         log_to_stderr(LogLevel::Info, format);
         let outbox = self.chosen.outbox()?;
-        // Before the broker is asked for, so that what is wrong here is said first.
-        outbox.describe().await?;
         let mut interrupt = Interrupt::new()?;
-        let client = connect(common).await?;
-        let decisions = Decisions { adopts: self.adopt, accepts_restored_broker: self.goes_on };
-        let relay = outbox.spawn_relay(&client, decisions);
+        let client = tokio::select! {
+            reached = reach(&outbox, common) => reached?,
+            signal = interrupt.next() => {
+                tracing::info!(signal, "stopped before it began");
+                return Ok(());
+            }
+        };
+        let relay = outbox.spawn_relay(&client, self.decisions);
         let database = self.chosen.shown();
         let text = format_args!("posthouse relay started for {database}");
         output.print(&Ready { ready: &database }, text)?;
@@ -169,8 +167,8 @@ fn failure(error: &RelayError) -> Failure {
         RelayErrorKind::NotInstalled => return Failure::new(Code::NotFound, with_advice(error)),
         RelayErrorKind::DatabaseCopied => "; on this command line: --adopt",
         RelayErrorKind::BrokerRestored => "; on this command line: --continue",
-        RelayErrorKind::RowsChanged
-        | RelayErrorKind::ProducerInUse
+        RelayErrorKind::RowsChanged => "; on this command line: --accept-changed-rows",
+        RelayErrorKind::ProducerInUse
         | RelayErrorKind::Poison
         | RelayErrorKind::Database
         | RelayErrorKind::ClientClosed

@@ -140,8 +140,6 @@ fn what_an_operator_has_to_do_is_said() {
     said(server, &["outbox", "status", "--database", &database], 4, "posthouse outbox install");
     said(server, &["relay", "--database", "shop.db"], 2, "sqlite:PATH");
     ok("nowhere:1", &["outbox", "install", "--database", &database]);
-    let missing = format!("unix:{}", text(&site.path("no-such-socket")));
-    said(&missing, &relay, 69, "posthouse serve");
 
     let copy = site.path("copy.db");
     let into = format!("VACUUM INTO '{}'", text(&copy));
@@ -150,6 +148,31 @@ fn what_an_operator_has_to_do_is_said() {
     said(server, &["relay", "--database", &copied], 1, "--adopt");
     let status = ok("nowhere:1", &["outbox", "status", "--database", &copied]);
     assert!(status.contains("--adopt"), "{status}");
+}
+
+#[test]
+fn relay_that_starts_before_its_broker_waits_for_it() {
+    let mut site = Site::new(&[]);
+    let broker = site.start();
+    let server = broker.address().to_owned();
+    broker.stop();
+    let file = site.path("shop.db");
+    let database = format!("sqlite:{}", text(&file));
+    ok("nowhere:1", &["outbox", "install", "--database", &database]);
+    let waiting = || {
+        let decided = ["relay", "--accept-changed-rows", "--database", &database];
+        let mut child = command(&server, &decided).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut relay = Relay { child, log, first: String::new(), said: String::new() };
+        relay.until("trying again");
+        relay
+    };
+
+    assert_eq!(waiting().stop(), Some(0), "a signal ends the wait");
+    let mut relay = waiting();
+    let _broker = site.start();
+    relay.until("active");
+    assert_eq!(relay.stop(), Some(0));
 }
 
 #[test]
