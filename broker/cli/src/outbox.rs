@@ -210,14 +210,22 @@ fn print_status(
     let age = lag.oldest.map_or_else(String::new, |age| {
         format!(", the oldest for {}.{:03} s", age.as_secs(), age.subsec_millis())
     });
-    output.line(format_args!("waiting     {}{age}", counted(lag.rows, "message")))?;
-    output.line(format_args!("parked      {}", grouped(lag.parked)))?;
+    output.line(format_args!("waiting     {}{age}", bounded(lag.rows)))?;
+    output.line(format_args!("parked      {}", bounded(lag.parked)))?;
     let relay = found.owner.as_deref().unwrap_or("none at work: start one with posthouse relay");
     output.line(format_args!("relay       {relay}"))?;
     if is_copy {
         output.line("this is a copy: a relay refuses it unless it is told to --adopt it")?;
     }
     found.durability_warning.as_ref().map_or(Ok(()), |text| output.line(text))
+}
+
+/// Rows, which are counted only so far.
+fn bounded(rows: u64) -> String {
+    if rows < Lag::COUNTED_MAX {
+        return counted(rows, "message");
+    }
+    format!("{} messages or more", grouped(Lag::COUNTED_MAX - 1))
 }
 
 #[derive(Serialize)]

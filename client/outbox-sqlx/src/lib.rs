@@ -49,7 +49,8 @@
 //! # Order
 //!
 //! *Per key*: if transaction T2 on key K inserted its outbox row after T1 (same K) committed, K's
-//! messages reach the broker T1 then T2, unless T1 stayed open for more than 60 s after its insert.
+//! messages reach the broker T1 then T2, unless T1 stayed open for more than 60 s after its insert
+//! (less while more than 4,096 numbers are missing).
 //! That holds when the business transaction locks what the key stands for (`UPDATE`,
 //! `SELECT FOR UPDATE`) **before** enqueueing, and for every transaction in SQLite. Transactions on
 //! one key that lock nothing have no order to preserve. *Inside one transaction*: insertion order.

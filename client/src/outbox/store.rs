@@ -193,12 +193,17 @@ pub struct Park {
 /// How much an outbox holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lag {
-    /// Rows that have not been handed over; 100,001 means 100,001 or more.
+    /// Rows that have not been handed over; [`Lag::COUNTED_MAX`] means that many or more.
     pub rows: u64,
     /// Age of the oldest.
     pub oldest: Option<Duration>,
-    /// Rows parked; 100,001 means 100,001 or more.
+    /// Rows parked; [`Lag::COUNTED_MAX`] means that many or more.
     pub parked: u64,
+}
+
+impl Lag {
+    /// How far rows are counted: in a deep backlog counting them all would take longer than a lease.
+    pub const COUNTED_MAX: u64 = 100_001;
 }
 
 /// A row that the broker will never take as it is.

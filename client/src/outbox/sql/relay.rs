@@ -3,11 +3,8 @@
 use super::{Dialect, ROW_COLUMNS, Sql, among, list, write_ids};
 use crate::clock::millis;
 use crate::outbox::row::RowId;
-use crate::outbox::store::{Claim, OutboxId, Park, RowRange, Step};
+use crate::outbox::store::{Claim, Lag, OutboxId, Park, RowRange, Step};
 use std::time::Duration;
-
-/// So far rows are counted: that many more would take longer than knowing the number is worth.
-const COUNTED_MAX: u32 = 100_001;
 
 impl Sql {
     /// Gives one row: outbox id, schema version, belongs to, found in, owner or null, durability
@@ -263,13 +260,13 @@ impl Sql {
     }
 
     /// Gives one row: how many rows, age of the oldest in milliseconds or null, how many parked; each
-    /// number up to 100,001. A relay at work asks this between a look and the next renewal of its lease.
+    /// number up to [`Lag::COUNTED_MAX`]. A relay at work asks this between a look and the next renewal of its lease.
     #[must_use]
     pub fn lag(&self) -> String {
         let (outbox, now) = (self.table("outbox"), self.now());
         let age = format!("{now} - (SELECT o.created_at FROM {outbox} o ORDER BY o.id LIMIT 1)");
         let [rows, parked] = [outbox, self.table("outbox_parked")].map(|table| {
-            format!("(SELECT COUNT(*) FROM (SELECT 1 FROM {table} LIMIT {COUNTED_MAX}) c)")
+            format!("(SELECT COUNT(*) FROM (SELECT 1 FROM {table} LIMIT {}) c)", Lag::COUNTED_MAX)
         });
         format!("SELECT {rows}, {}, {parked}", self.integer(&age))
     }
