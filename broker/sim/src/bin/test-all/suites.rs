@@ -36,7 +36,12 @@ pub(crate) const SUITES: &[Suite] = &[
         &["doc", "--workspace", "--no-deps", "--locked", "--quiet"],
         &[("RUSTDOCFLAGS", "-D warnings")],
     ),
-    suite("tests", "every test, at its everyday count", &[TEST, "--workspace", "--locked"], &[]),
+    suite(
+        "tests",
+        "every test, at its everyday count",
+        &[TEST, "--workspace", "--locked", "--no-fail-fast"],
+        &[],
+    ),
     suite(
         "fuzz",
         "every decoder, 300,000 mutations each",
