@@ -229,16 +229,14 @@ impl<J> Lane<J> {
 
     /// The broker has carried the commit out, or says that it is a `duplicate`.
     pub(crate) fn on_committed(&mut self, number: u64, duplicate: bool) -> Option<(J, Sequence)> {
-        let is_it = |running: &mut Running<J>| running.number == number;
-        let running = self.running.as_mut().filter(|running| running.number == number)?;
+        let running = self.running.take_if(|running| running.number == number)?;
         if duplicate && running.wanted.is_none() && !running.is_uncertain {
             // Of what was sent once: so the number is somebody else's with this epoch, and its result
             // is not kept any more.
-            (running.sequence, running.flight) = (None, Flight::Waiting);
+            self.running = Some(Running { sequence: None, flight: Flight::Waiting, ..running });
             self.lose_standing();
             return None;
         }
-        let running = self.running.take_if(is_it)?;
         let sequence = running.sequence.unwrap_or_default();
         if let Some(standing) = &mut self.standing {
             standing.last = standing.last.max(sequence);
