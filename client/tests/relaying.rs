@@ -213,7 +213,7 @@ async fn rows_that_no_broker_takes_are_set_aside_and_the_others_go_on() {
 
     assert_eq!(log(&client, "orders").await, [1, 2, 3, 7, 8, 9]);
     let reasons: Vec<_> = database.with(|tables| {
-        tables.parked.values().map(|parked| (parked.row.id.0, parked.reason.clone())).collect()
+        tables.parked.values().map(|(row, reason)| (row.id.0, reason.clone())).collect()
     });
     let [(4, missing), (5, _), (6, invalid)] = reasons.as_slice() else { panic!("{reasons:?}") };
     assert!(missing.contains("NOT_FOUND"), "{missing}");
@@ -279,7 +279,7 @@ async fn row_whose_frame_the_broker_does_not_read_is_set_aside_and_the_connectio
     until(|| is_empty(&database)).await;
 
     assert!(log(&client, "orders").await.into_iter().eq(2..=6));
-    let reason = database.with(|tables| tables.parked[&RowId(1)].reason.clone());
+    let reason = database.with(|tables| tables.parked[&RowId(1)].1.clone());
     assert!(reason.contains("TOO_LARGE") && reason.contains("Commit.batches"), "{reason}");
     assert_eq!(cutting.made.load(Ordering::Relaxed), 1, "the connection was lost");
     relay.shutdown().await.unwrap();

@@ -33,6 +33,8 @@ so that those behind it go on. Redrive puts it back at the end, once the reason 
 
 /// Parked rows that are asked for at a time.
 const PAGE: u32 = 1000;
+/// Rows that one transaction puts back: it writes their bodies once more.
+const REDRIVEN: usize = 100;
 
 /// Make an outbox' tables, see what waits, give back or delete what was set aside
 #[derive(Debug, Args)]
@@ -110,7 +112,10 @@ impl Outbox {
                 ParkedAction::Redrive(which) => {
                     let outbox = which.chosen.outbox()?;
                     let ids = which.ids(&outbox).await?;
-                    let count = outbox.redrive(&ids).await?;
+                    let mut count = 0;
+                    for page in ids.chunks(REDRIVEN) {
+                        count += outbox.redrive(page).await?;
+                    }
                     let object = Redriven { redriven: count };
                     output
                         .print(&object, format_args!("gave back {}", counted(count, "message")))?;
@@ -156,7 +161,7 @@ impl Which {
             if page.is_empty() {
                 return Ok(ids);
             }
-            ids.extend(page.iter().map(|parked| parked.row.id));
+            ids.extend(page.iter().map(|parked| parked.id));
         }
     }
 
@@ -231,12 +236,12 @@ fn bounded(rows: u64) -> String {
 #[derive(Serialize)]
 struct ParkedObject<'a> {
     number: u64,
-    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     topic: &'a str,
     reason: &'a str,
     parked_at: String,
-    bytes: usize,
-    body: std::borrow::Cow<'a, str>,
+    bytes: u64,
 }
 
 async fn list(outbox: &Database, output: &mut Output) -> Result<(), Failure> {
@@ -244,23 +249,21 @@ async fn list(outbox: &Database, output: &mut Output) -> Result<(), Failure> {
     loop {
         let page = outbox.parked(after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(()) };
-        after = last.row.id;
+        after = last.id;
         page.iter().try_for_each(|parked| print_parked(output, parked))?;
     }
 }
 
 fn print_parked(output: &mut Output, parked: &Parked) -> Result<(), Failure> {
-    let row = &parked.row;
     let object = ParkedObject {
-        number: row.id.0,
-        id: row.message_id.to_string(),
-        topic: &row.topic,
+        number: parked.id.0,
+        id: parked.message_id.map(|id| id.to_string()),
+        topic: &parked.topic,
         reason: &parked.reason,
         parked_at: time::print(Timestamp(parked.parked_at)),
-        bytes: row.body.len(),
-        body: String::from_utf8_lossy(&row.body),
+        bytes: parked.body_bytes,
     };
-    let size = ByteSize(row.body.len() as u64);
+    let size = ByteSize(parked.body_bytes);
     let ParkedObject { number, topic, reason, parked_at, .. } = &object;
     output.print(&object, format_args!("{number}\t{topic}\t{parked_at}\t{size}\t{reason}"))
 }

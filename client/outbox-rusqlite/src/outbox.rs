@@ -201,8 +201,8 @@ impl Outbox {
         self.tables.lag(&self.database.open()?)
     }
 
-    /// Parked rows above the id `after`, oldest first, at most `limit`: messages that the broker
-    /// refused for good, with what it said.
+    /// Parked rows above the id `after`, oldest first, at most `limit`, without their bodies: messages
+    /// that the broker refused for good, with what it said.
     ///
     /// # Errors
     ///
@@ -212,7 +212,7 @@ impl Outbox {
     }
 
     /// Puts parked rows back at the end of the outbox and wakes the relay; returns how many. They
-    /// keep their message ids.
+    /// keep their message ids, unless those are not 16 bytes long.
     ///
     /// # Errors
     ///

@@ -125,12 +125,37 @@ async fn message_that_no_topic_takes_is_set_aside_and_can_come_back() {
     assert_eq!(topic(&client, "orders").await, ["1", "3"], "nothing waits for it");
 
     let parked = shop.outbox.parked(RowId(0), 10).unwrap();
-    assert_eq!((parked.len(), &parked[0].row.body[..]), (1, &b"2"[..]));
+    assert_eq!((parked.len(), parked[0].topic.as_str()), (1, "nowhere"));
     assert!(parked[0].reason.contains("NOT_FOUND"), "{}", parked[0].reason);
     client.admin().ensure_topic("nowhere").await.unwrap();
-    assert_eq!(shop.outbox.redrive(&[parked[0].row.id]).unwrap(), 1);
+    assert_eq!(shop.outbox.redrive(&[parked[0].id]).unwrap(), 1);
     drained(&shop.outbox).await;
     assert_eq!(topic(&client, "nowhere").await, ["2"]);
+    relay.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn message_id_of_another_length_is_refused_by_the_table_and_set_aside_if_it_is_there() {
+    let (_broker, client) = broker().await;
+    let shop = Shop::new();
+    let db = shop.connect();
+    let odd =
+        "INSERT INTO posthouse_outbox (topic, body, message_id) VALUES ('orders', '1', X'01')";
+    let refused = db.execute_batch(odd).unwrap_err().to_string();
+    assert!(refused.contains("length(message_id) = 16"), "{refused}");
+    db.execute_batch("PRAGMA ignore_check_constraints = ON").unwrap();
+    db.execute_batch(odd).unwrap();
+    db.execute_batch("INSERT INTO posthouse_outbox (topic, body) VALUES ('orders', '2')").unwrap();
+    let relay = shop.outbox.relay(&client).spawn();
+    drained(&shop.outbox).await;
+    assert_eq!(topic(&client, "orders").await, ["2"], "nothing waits for it");
+
+    let parked = shop.outbox.parked(RowId(0), 10).unwrap();
+    assert_eq!((parked.len(), parked[0].message_id), (1, None));
+    assert!(parked[0].reason.contains("message_id"), "{}", parked[0].reason);
+    assert_eq!(shop.outbox.redrive(&[parked[0].id]).unwrap(), 1);
+    drained(&shop.outbox).await;
+    assert_eq!(topic(&client, "orders").await, ["2", "1"]);
     relay.shutdown().await.unwrap();
 }
 

@@ -129,19 +129,21 @@ fn text<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<String> {
 }
 
 fn id<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<[u8; 16]> {
-    sixteen(&D::bytes(row, column)?.ok_or_else(|| odd("an id is null"))?)
+    let id = D::bytes(row, column)?.ok_or_else(|| odd("an id is null"))?;
+    id.try_into().map_err(|_| odd("an id does not have 16 bytes"))
 }
 
-fn sixteen(bytes: &[u8]) -> sqlx::Result<[u8; 16]> {
-    bytes.try_into().map_err(|_| odd("an id does not have 16 bytes"))
+/// A message's id, if it has the length of one.
+fn message_id<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<Option<MessageId>> {
+    let id = D::bulk_bytes(row, column)?.ok_or_else(|| odd("an id is null"))?;
+    Ok(<[u8; 16]>::try_from(&id[..]).ok().map(MessageId))
 }
 
 /// Reads the columns of [`ROW_COLUMNS`](posthouse_client::outbox::sql::ROW_COLUMNS).
 fn row<D: Driver>(row: &D::Row) -> sqlx::Result<Row> {
-    let id = D::bulk_bytes(row, 1)?.ok_or_else(|| odd("an id is null"))?;
     Ok(Row {
         id: RowId(positive(D::bulk_number(row, 0)?)?),
-        message_id: MessageId(sixteen(&id)?),
+        message_id: message_id::<D>(row, 1)?,
         topic: D::bulk_text(row, 2)?.ok_or_else(|| odd("a topic is null"))?,
         key: D::bulk_bytes(row, 3)?,
         headers: D::bulk_text(row, 4)?.ok_or_else(|| odd("headers are null"))?,
@@ -181,10 +183,16 @@ fn lag<D: Driver>(row: &D::Row) -> sqlx::Result<Lag> {
     Ok(Lag { rows: number::<D>(row, 0)?, oldest, parked: number::<D>(row, 2)? })
 }
 
-fn parked<D: Driver>(found: &D::Row) -> sqlx::Result<Parked> {
-    let reason = D::bulk_text(found, 8)?.ok_or_else(|| odd("a reason is null"))?;
-    let parked_at = time::<D>(found, 9)?.0;
-    Ok(Parked { row: row::<D>(found)?, reason, parked_at })
+fn parked<D: Driver>(row: &D::Row) -> sqlx::Result<Parked> {
+    Ok(Parked {
+        id: RowId(positive(D::bulk_number(row, 0)?)?),
+        message_id: message_id::<D>(row, 1)?,
+        topic: D::bulk_text(row, 2)?.ok_or_else(|| odd("a topic is null"))?,
+        body_bytes: positive(D::bulk_number(row, 3)?)?,
+        created_at: time::<D>(row, 4)?,
+        reason: D::bulk_text(row, 5)?.ok_or_else(|| odd("a reason is null"))?,
+        parked_at: time::<D>(row, 6)?.0,
+    })
 }
 
 /// The first row, read; an error of its own if there is none.

@@ -205,12 +205,12 @@ on_each! {
         let mut billing = client.consumer("orders", "billing").await.unwrap();
         assert_eq!(bodies(&mut billing, 2).await, ["1", "3"]);
         let parked = outbox.parked(RowId(0), 10).await.unwrap();
-        assert_eq!((parked.len(), parked[0].row.topic.as_str()), (1, "later"));
+        assert_eq!((parked.len(), parked[0].topic.as_str()), (1, "later"));
         assert!(parked[0].reason.contains("later"), "{}", parked[0].reason);
 
         client.admin().create_topic("later", TopicSettings::default()).await.unwrap();
         client.admin().ensure_subscription("later", "all").await.unwrap();
-        assert_eq!(outbox.redrive(&[parked[0].row.id]).await.unwrap(), 1);
+        assert_eq!(outbox.redrive(&[parked[0].id]).await.unwrap(), 1);
         let mut later = client.consumer("later", "all").await.unwrap();
         assert_eq!(bodies(&mut later, 1).await, ["2"]);
         relay.shutdown().await.unwrap();

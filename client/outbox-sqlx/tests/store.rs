@@ -36,7 +36,7 @@ on_each! {
         let rows = outbox.store().scan(&[], RowId(0), 10, 1 << 20).await.unwrap();
 
         assert_eq!((rows.len(), &rows[2].body[..]), (3, &large[..]));
-        assert_eq!(rows[0].message_id, MessageId([7; 16]));
+        assert_eq!(rows[0].message_id, Some(MessageId([7; 16])));
         assert_eq!((rows[0].topic.as_str(), &rows[0].body[..]), ("orders", &body[..]));
         assert_eq!(rows[0].key.as_deref(), Some(&[0, 255, b'\''][..]));
         assert_eq!(rows[0].headers, "[[\"größe\",{\"base16\":\"00ff\"}]]");
@@ -58,7 +58,7 @@ on_each! {
         let rows = outbox.store().scan(&[], RowId(0), 10, 1 << 20).await.unwrap();
 
         assert_eq!((rows[0].topic.as_str(), &rows[0].body[..]), ("orders", &b"a lamp"[..]));
-        assert_ne!(rows[0].message_id, MessageId([0; 16]));
+        assert_ne!(rows[0].message_id, Some(MessageId([0; 16])));
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
         assert!(u128::from(rows[0].created_at.0).abs_diff(now) < 60_000, "{:?}", rows[0]);
     }
@@ -78,7 +78,7 @@ on_each! {
         let parked = outbox.parked(RowId(0), 10).await.unwrap();
 
         assert_eq!((rows[0].due_at, rows[0].created_at), (Timestamp(0), Timestamp(0)));
-        assert_eq!((parked[0].row.created_at, parked[0].parked_at), (Timestamp(0), 0));
+        assert_eq!((parked[0].created_at, parked[0].parked_at), (Timestamp(0), 0));
     }
 
     #[tokio::test]
@@ -252,7 +252,10 @@ on_each! {
         assert_eq!(store.claims().await.unwrap(), &park.claims[..1]);
         let parked = outbox.parked(RowId(0), 10).await.unwrap();
         assert_eq!(parked.len(), 2);
-        assert_eq!((&parked[0].row, parked[0].reason.as_str()), (&before[1], reason));
+        let row = &before[1];
+        assert_eq!((parked[0].id, parked[0].message_id), (row.id, row.message_id));
+        assert_eq!((&parked[0].topic, parked[0].created_at), (&row.topic, row.created_at));
+        assert_eq!((parked[0].body_bytes, parked[0].reason.as_str()), (10, reason));
         assert!(parked[0].parked_at > 1_700_000_000_000);
         assert_eq!(outbox.parked(rows[1], 10).await.unwrap().len(), 1);
         let lag = outbox.lag().await.unwrap();

@@ -129,8 +129,10 @@ pub(crate) fn weight(row: &Row) -> u64 {
 fn message(row: &Row) -> Result<(Name, Message), String> {
     let topic = Name::new(&row.topic).map_err(|error| format!("topic: {error}"))?;
     let headers = headers::decode(&row.headers).map_err(|error| error.to_string())?;
+    let id =
+        row.message_id.ok_or("message_id: it is not 16 bytes long; redrive gives it another")?;
     let message = Message {
-        id: row.message_id,
+        id,
         created_at: row.created_at,
         key: row.key.clone(),
         headers,
@@ -185,7 +187,7 @@ mod tests {
 
         let view = BatchView::parse(&encoded.tail).unwrap();
         let message = view.messages().next().unwrap();
-        assert_eq!(message.entry.id, row.message_id);
+        assert_eq!(Some(message.entry.id), row.message_id);
         assert_eq!(message.entry.key, Some(&b"k"[..]));
         assert_eq!((message.entry.due_at, message.entry.created_at), (row.due_at, row.created_at));
         let headers: Vec<_> = message.entry.headers().unwrap().map(Result::unwrap).collect();
@@ -225,6 +227,7 @@ mod tests {
             (Row { topic: "../x".to_owned(), ..row(1, "") }, "invalid name"),
             (Row { headers: "{}".to_owned(), ..row(1, "a") }, "headers"),
             (Row { key: Some(vec![0; 2000].into()), ..row(1, "a") }, "message.key"),
+            (Row { message_id: None, ..row(1, "a") }, "message_id"),
             (Row { body: vec![0; (16 << 20) + 1].into(), ..row(1, "a") }, "16777217 bytes"),
         ];
         for (row, expected) in faults {
@@ -238,7 +241,7 @@ mod tests {
     fn row(id: u8, topic: &str) -> Row {
         Row {
             id: RowId(u64::from(id)),
-            message_id: MessageId([id; 16]),
+            message_id: Some(MessageId([id; 16])),
             topic: topic.to_owned(),
             key: None,
             headers: String::new(),

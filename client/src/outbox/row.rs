@@ -13,8 +13,8 @@ pub struct RowId(pub u64);
 pub struct Row {
     /// Its number.
     pub id: RowId,
-    /// The message's id, kept all the way to the inbox.
-    pub message_id: MessageId,
+    /// The message's id, kept all the way to the inbox; `None` if what is stored is not 16 bytes long.
+    pub message_id: Option<MessageId>,
     /// The name of the topic, as the sender wrote it.
     pub topic: String,
     /// The message's key.

@@ -9,6 +9,7 @@
 //! again, which raises the epoch, so that a late copy of it changes nothing.
 
 use super::row::{Row, RowId};
+use posthouse_protocol::{MessageId, Timestamp};
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -88,14 +89,15 @@ pub trait Store: Send + 'static {
     /// How much waits, and what is parked.
     fn lag(&mut self) -> impl Future<Output = Result<Lag, StoreError>> + Send;
 
-    /// Parked rows, oldest first, at most `limit`, above the id `after`.
+    /// Parked rows without their bodies, oldest first, at most `limit`, above the id `after`.
     fn parked(
         &mut self,
         after: RowId,
         limit: u32,
     ) -> impl Future<Output = Result<Vec<Parked>, StoreError>> + Send;
 
-    /// Puts parked rows back at the end of the outbox, with their message ids; returns how many.
+    /// Puts parked rows back at the end of the outbox, with their message ids, or new ones for those
+    /// that are not 16 bytes long; returns how many.
     fn redrive(&mut self, ids: &[RowId]) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Deletes parked rows; returns how many.
@@ -209,8 +211,16 @@ impl Lag {
 /// A row that the broker will never take as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parked {
-    /// The row.
-    pub row: Row,
+    /// Its number.
+    pub id: RowId,
+    /// The message's id; `None` if what is stored is not 16 bytes long.
+    pub message_id: Option<MessageId>,
+    /// The name of the topic, as the sender wrote it.
+    pub topic: String,
+    /// Bytes of the body, which stays where it is.
+    pub body_bytes: u64,
+    /// When it was enqueued.
+    pub created_at: Timestamp,
     /// Why.
     pub reason: String,
     /// When it was set aside, in milliseconds since 1970.

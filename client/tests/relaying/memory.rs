@@ -33,7 +33,7 @@ pub(crate) struct Memory {
 pub(crate) struct Tables {
     pub(crate) rows: BTreeMap<RowId, Row>,
     pub(crate) claims: BTreeMap<u64, Claim>,
-    pub(crate) parked: BTreeMap<RowId, Parked>,
+    pub(crate) parked: BTreeMap<RowId, (Row, String)>,
     pub(crate) standing: Standing,
     pub(crate) description: Description,
     pub(crate) faults: VecDeque<Fault>,
@@ -91,7 +91,7 @@ impl Memory {
             message_id[8..].copy_from_slice(&id.to_be_bytes());
             Pending(Row {
                 id: RowId(id),
-                message_id: MessageId(message_id),
+                message_id: Some(MessageId(message_id)),
                 topic: topic.to_owned(),
                 key: None,
                 headers: String::new(),
@@ -181,8 +181,7 @@ impl Tables {
     fn park(&mut self, park: &Park) {
         for (id, reason) in &park.rows {
             if let Some(row) = self.rows.remove(id) {
-                let parked = Parked { row, reason: reason.clone(), parked_at: 0 };
-                self.parked.insert(*id, parked);
+                self.parked.insert(*id, (row, reason.clone()));
             }
         }
         for claim in &park.claims {
@@ -281,14 +280,23 @@ impl Store for Memory {
     async fn parked(&mut self, after: RowId, limit: u32) -> Result<Vec<Parked>, StoreError> {
         self.call(|tables| {
             let parked = tables.parked.iter().filter(|(id, _)| **id > after);
-            parked.map(|(_, parked)| parked.clone()).take(limit as usize).collect()
+            let parked = parked.map(|(_, (row, reason))| Parked {
+                id: row.id,
+                message_id: row.message_id,
+                topic: row.topic.clone(),
+                body_bytes: row.body.len() as u64,
+                created_at: row.created_at,
+                reason: reason.clone(),
+                parked_at: 0,
+            });
+            parked.take(limit as usize).collect()
         })
     }
 
     async fn redrive(&mut self, ids: &[RowId]) -> Result<u64, StoreError> {
         self.call(|tables| {
             let parked: Vec<_> = ids.iter().filter_map(|id| tables.parked.remove(id)).collect();
-            for Parked { row, .. } in &parked {
+            for (row, _) in &parked {
                 tables.next += 1;
                 let id = RowId(tables.next);
                 tables.rows.insert(id, Row { id, ..row.clone() });

@@ -192,7 +192,7 @@ impl Database for Rusqlite {
     async fn redrive(&self) -> Result<u64, Failure> {
         self.blocking(|this| {
             let parked = this.outbox.parked(RowId(0), PARKED_MAX)?;
-            let ids: Vec<RowId> = parked.iter().map(|parked| parked.row.id).collect();
+            let ids: Vec<RowId> = parked.iter().map(|parked| parked.id).collect();
             Ok(this.outbox.redrive(&ids)?)
         })
         .await

@@ -259,7 +259,7 @@ macro_rules! database {
 
             async fn redrive(&self) -> Result<u64, Failure> {
                 let parked = self.outbox.parked(RowId(0), PARKED_MAX).await?;
-                let ids: Vec<RowId> = parked.iter().map(|parked| parked.row.id).collect();
+                let ids: Vec<RowId> = parked.iter().map(|parked| parked.id).collect();
                 Ok(self.outbox.redrive(&ids).await?)
             }
         }

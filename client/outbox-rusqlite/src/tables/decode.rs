@@ -26,7 +26,7 @@ pub(super) fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     let body: Vec<u8> = row.get(5)?;
     Ok(Row {
         id: RowId(number(row, 0)?),
-        message_id: MessageId(row.get(1)?),
+        message_id: message_id(row, 1)?,
         topic: row.get(2)?,
         key: key.map(Bytes::from),
         headers: row.get(4)?,
@@ -36,8 +36,22 @@ pub(super) fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     })
 }
 
-pub(super) fn parked(found: &rusqlite::Row<'_>) -> rusqlite::Result<Parked> {
-    Ok(Parked { row: row(found)?, reason: found.get(8)?, parked_at: time(found, 9)?.0 })
+/// A message's id, if it has the length of one.
+fn message_id(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<MessageId>> {
+    let id: Vec<u8> = row.get(column)?;
+    Ok(id.try_into().ok().map(MessageId))
+}
+
+pub(super) fn parked(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parked> {
+    Ok(Parked {
+        id: RowId(number(row, 0)?),
+        message_id: message_id(row, 1)?,
+        topic: row.get(2)?,
+        body_bytes: number(row, 3)?,
+        created_at: time(row, 4)?,
+        reason: row.get(5)?,
+        parked_at: time(row, 6)?.0,
+    })
 }
 
 pub(super) fn claim(row: &rusqlite::Row<'_>) -> rusqlite::Result<Claim> {

@@ -1,6 +1,6 @@
 //! What a relay asks.
 
-use super::{Dialect, ROW_COLUMNS, Sql, among, list, write_ids};
+use super::{Dialect, ROW_COLUMNS, Sql, among, write_ids};
 use crate::clock::millis;
 use crate::outbox::row::RowId;
 use crate::outbox::store::{Claim, Lag, OutboxId, Park, RowRange, Step};
@@ -104,11 +104,7 @@ impl Sql {
     pub fn scan(&self, gaps: &[RowRange], after: RowId, rows_max: u32, bytes_max: u64) -> String {
         let outbox = self.table("outbox");
         let after = after.0;
-        let size = "octet_length(o.body) + 64 AS size";
-        let size = match self.dialect {
-            Dialect::Sqlite => "length(CAST(o.body AS BLOB)) + 64 AS size",
-            Dialect::Postgres | Dialect::Mysql => size,
-        };
+        let size = format!("{} + 64 AS size", self.body_bytes());
         // Where a row's body is a mere reference until it is sent, rows are taken along; elsewhere
         // their numbers and sizes go first, so that what does not fit is not copied.
         let takes_rows = self.dialect == Dialect::Postgres;
@@ -136,6 +132,14 @@ impl Sql {
              JOIN {outbox} o ON o.id = t.id WHERE t.through - t.size < {bytes_max} ORDER BY o.id",
             self.row_columns("o.")
         )
+    }
+
+    /// How long a row's body is.
+    const fn body_bytes(&self) -> &'static str {
+        match self.dialect {
+            Dialect::Postgres | Dialect::Mysql => "octet_length(o.body)",
+            Dialect::Sqlite => "length(CAST(o.body AS BLOB))",
+        }
     }
 
     fn gap_rows(&self, gaps: &[RowRange], what: &str) -> Option<String> {
@@ -271,12 +275,15 @@ impl Sql {
         format!("SELECT {rows}, {}, {parked}", self.integer(&age))
     }
 
-    /// Gives parked rows: the columns of a row, then reason and time.
+    /// Gives of parked rows number, message id, topic, bytes of the body, when they were enqueued,
+    /// reason, and when they were parked.
     #[must_use]
     pub fn parked(&self, after: RowId, limit: u32) -> String {
         format!(
-            "SELECT {}, o.reason, o.parked_at FROM {} o WHERE o.id > {} ORDER BY o.id LIMIT {limit}",
-            self.row_columns("o."),
+            "SELECT o.id, {}, o.topic, {}, o.created_at, o.reason, o.parked_at FROM {} o \
+             WHERE o.id > {} ORDER BY o.id LIMIT {limit}",
+            self.id_bytes("o.message_id"),
+            self.integer(self.body_bytes()),
             self.table("outbox_parked"),
             after.0
         )
@@ -287,7 +294,13 @@ impl Sql {
     pub fn redrive(&self, ids: &[RowId]) -> [String; 2] {
         let (outbox, parked) = (self.table("outbox"), self.table("outbox_parked"));
         let [_, columns @ ..] = ROW_COLUMNS;
-        let columns = columns.join(", ");
+        let values = columns.map(|column| match (self.dialect, column) {
+            (Dialect::Sqlite, "message_id") => {
+                "CASE length(message_id) WHEN 16 THEN message_id ELSE randomblob(16) END"
+            }
+            _ => column,
+        });
+        let (columns, values) = (columns.join(", "), values.join(", "));
         let these = these(ids);
         // The rows are locked by the delete in front where that is possible: two redrives at once
         // must not copy a row twice.
@@ -297,7 +310,7 @@ impl Sql {
         };
         [
             format!(
-                "INSERT INTO {outbox} ({columns}) SELECT {columns} FROM {parked} WHERE {these} \
+                "INSERT INTO {outbox} ({columns}) SELECT {values} FROM {parked} WHERE {these} \
                  ORDER BY id{lock}"
             ),
             format!("DELETE FROM {parked} WHERE {these}"),
@@ -328,5 +341,5 @@ impl Sql {
 }
 
 fn these(ids: &[RowId]) -> String {
-    if ids.is_empty() { "1 = 0".to_owned() } else { format!("id IN ({})", list(ids)) }
+    if ids.is_empty() { "1 = 0".to_owned() } else { among("id", ids) }
 }

@@ -22,18 +22,21 @@ impl Sql {
     /// The tables, without their options.
     fn tables(&self) -> [(&'static str, String); 7] {
         let types = Types::of(self.dialect);
-        let [row, parked] = [types.numbered.to_owned(), format!("{} PRIMARY KEY", types.integer)]
-            .map(|number| {
-                let Types { integer, text, name, bytes, id, fresh_id, .. } = types;
-                format!(
-                    "id {number}, message_id {id} NOT NULL DEFAULT {fresh_id}, \
+        let [row, parked] = [
+            (types.numbered.to_owned(), types.checked_id),
+            (format!("{} PRIMARY KEY", types.integer), types.id),
+        ]
+        .map(|(number, id)| {
+            let Types { integer, text, name, bytes, fresh_id, .. } = types;
+            format!(
+                "id {number}, message_id {id} NOT NULL DEFAULT {fresh_id}, \
                      topic {name} NOT NULL, message_key {bytes}, \
                      headers {text} NOT NULL DEFAULT (''), body {bytes} NOT NULL, \
                      due_at {integer} NOT NULL DEFAULT 0, \
                      created_at {integer} NOT NULL DEFAULT ({})",
-                    self.now()
-                )
-            });
+                self.now()
+            )
+        });
         let Types { integer, text, id, .. } = types;
         let parked = format!("{parked}, reason {text} NOT NULL, parked_at {integer} NOT NULL");
         let state = format!(
@@ -177,6 +180,8 @@ struct Types {
     source: &'static str,
     bytes: &'static str,
     id: &'static str,
+    /// An id that has its length, whoever inserts it.
+    checked_id: &'static str,
     fresh_id: &'static str,
     numbered: &'static str,
 }
@@ -191,6 +196,7 @@ impl Types {
                 source: "text",
                 bytes: "bytea",
                 id: "uuid",
+                checked_id: "uuid",
                 fresh_id: "gen_random_uuid()",
                 numbered: "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
             },
@@ -201,6 +207,7 @@ impl Types {
                 source: "VARCHAR(401) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
                 bytes: "LONGBLOB",
                 id: "BINARY(16)",
+                checked_id: "BINARY(16)",
                 fresh_id: "(UNHEX(REPLACE(UUID(), '-', '')))",
                 numbered: "BIGINT AUTO_INCREMENT PRIMARY KEY",
             },
@@ -212,6 +219,7 @@ impl Types {
                 source: "TEXT",
                 bytes: "ANY",
                 id: "BLOB",
+                checked_id: "BLOB CHECK (length(message_id) = 16)",
                 fresh_id: "(randomblob(16))",
                 numbered: "INTEGER PRIMARY KEY AUTOINCREMENT",
             },
