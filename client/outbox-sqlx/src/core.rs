@@ -1,13 +1,13 @@
 //! Transactions of the application with rows of the outbox in them, for any kind of database.
 
-use crate::driver::{Driver, transaction};
+use crate::driver::{Driver, is_short, transaction};
 use crate::error::Error;
 use crate::sends::Bell;
 use crate::store::{Tables, place};
 use crate::unbroken::unbroken;
 use posthouse_client::Outgoing;
 use posthouse_client::outbox::sql::{Dialect, Sql};
-use posthouse_client::outbox::{EnqueueError, NewRow};
+use posthouse_client::outbox::{EnqueueError, NewRow, StoreErrorKind};
 use sqlx::{Pool, Transaction};
 use std::fmt;
 use std::sync::Arc;
@@ -21,12 +21,14 @@ pub(crate) struct Core<D: Driver> {
     pub(crate) pool: Pool<D::Db>,
     pub(crate) sql: Arc<Sql>,
     pub(crate) bell: Arc<Notify>,
+    /// No proxy lends another server connection to each transaction.
+    pub(crate) is_direct: bool,
 }
 
 impl<D: Driver> Clone for Core<D> {
     fn clone(&self) -> Self {
         let (sql, bell) = (Arc::clone(&self.sql), Arc::clone(&self.bell));
-        Self { pool: self.pool.clone(), sql, bell }
+        Self { pool: self.pool.clone(), sql, bell, is_direct: self.is_direct }
     }
 }
 
@@ -39,7 +41,7 @@ impl<D: Driver> fmt::Debug for Core<D> {
 impl<D: Driver> Core<D> {
     pub(crate) fn new(pool: Pool<D::Db>) -> Self {
         let sql = Arc::new(Sql::standard(D::DIALECT));
-        Self { pool, sql, bell: Arc::new(Notify::new()) }
+        Self { pool, sql, bell: Arc::new(Notify::new()), is_direct: false }
     }
 
     pub(crate) fn prefix(mut self, prefix: &str) -> Result<Self, Error> {
@@ -69,17 +71,10 @@ impl<D: Driver> Core<D> {
         Bell::new(Arc::clone(&self.bell))
     }
 
-    /// Begins a transaction and marks it, for [`Self::finish`].
+    /// Begins a transaction for [`Self::finish`].
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, D::Db>, Error> {
         let pool = self.pool.clone();
-        let begin = async move {
-            let mut tx = D::begin(&pool).await?;
-            if let Some(mark) = D::MARK {
-                D::run(&mut tx, mark.to_owned()).await?;
-            }
-            Ok(tx)
-        };
-        unbroken(begin).await?
+        Ok(unbroken(async move { D::begin(&pool).await }).await??)
     }
 
     pub(crate) async fn enqueue(
@@ -87,7 +82,7 @@ impl<D: Driver> Core<D> {
         connection: &mut D::Connection,
         rows: &[NewRow],
     ) -> Result<Bell, Error> {
-        D::insert(connection, &self.sql, rows).await?;
+        D::insert(connection, &self.sql, rows, self.is_direct).await?;
         Ok(self.bell())
     }
 
@@ -97,11 +92,20 @@ impl<D: Driver> Core<D> {
         mut tx: Transaction<'static, D::Db>,
         rows: Vec<NewRow>,
     ) -> Result<(), Error> {
-        let (sql, bell) = (Arc::clone(&self.sql), self.bell());
+        let (sql, bell, is_direct) = (Arc::clone(&self.sql), self.bell(), self.is_direct);
         let finish = async move {
-            D::check(&mut tx).await.map_err(ended)?;
-            D::insert(&mut tx, &sql, &rows).await?;
-            commit::<D>(tx).await?;
+            if is_short(&rows) {
+                let insert = (!rows.is_empty()).then(|| sql.enqueue_literally(&rows));
+                // What is begun behind it is rolled back when the pool has it.
+                drop(commit_if::<D>(tx, D::IS_OPEN.to_owned(), insert).await?);
+            } else {
+                if let Err(error) = D::run(&mut tx, D::IS_OPEN.to_owned()).await {
+                    roll_back::<D>(tx).await;
+                    return Err(ended(error));
+                }
+                D::insert(&mut tx, &sql, &rows, is_direct).await?;
+                commit::<D>(tx).await?;
+            }
             if !rows.is_empty() {
                 bell.ring();
             }
@@ -132,15 +136,15 @@ pub(crate) fn rows(
 }
 
 /// What an error means that a look at the transaction gave.
-pub(crate) fn ended(error: sqlx::Error) -> Error {
-    if matches!(error, sqlx::Error::Database(_) | sqlx::Error::BeginFailed) {
+fn ended(error: sqlx::Error) -> Error {
+    if matches!(error, sqlx::Error::Database(_)) {
         return Error::TransactionEnded;
     }
     Error::Database(error)
 }
 
 /// Commits; to be run where it is not dropped halfway.
-pub(crate) async fn commit<D: Driver>(tx: Transaction<'static, D::Db>) -> Result<(), Error> {
+async fn commit<D: Driver>(tx: Transaction<'static, D::Db>) -> Result<(), Error> {
     let Err(error) = tx.commit().await else { return Ok(()) };
     if error.as_database_error().is_some_and(D::refused_commit) {
         return Err(Error::Database(error));
@@ -148,16 +152,36 @@ pub(crate) async fn commit<D: Driver>(tx: Transaction<'static, D::Db>) -> Result
     Err(Error::CommitUnknown(error))
 }
 
+/// Commits a transaction if `check` does not fail in it, with this statement at its end, in one round
+/// trip; gives the transaction that is begun behind it. To be run where it is not dropped halfway.
+pub(crate) async fn commit_if<D: Driver>(
+    mut tx: Transaction<'static, D::Db>,
+    check: String,
+    last: Option<String>,
+) -> Result<Transaction<'static, D::Db>, Error> {
+    let statements: Vec<_> = [check].into_iter().chain(last).collect();
+    let text = format!("{};\n{}", statements.join(";\n"), D::COMMIT_AND_BEGIN);
+    let (done, error) = D::run_until(&mut tx, text).await;
+    let Some(error) = error else { return Ok(tx) };
+    roll_back::<D>(tx).await;
+    Err(not_committed::<D>(done.len(), statements.len(), error))
+}
+
+/// What an error means that came after so many statements, of which the one with the number `commit`
+/// commits. An answer says that what comes behind its statement was not run.
+fn not_committed<D: Driver>(done: usize, commit: usize, error: sqlx::Error) -> Error {
+    let Some(answer) = error.as_database_error() else { return Error::CommitUnknown(error) };
+    if done == 0 && D::kind_of(answer) != StoreErrorKind::Transient {
+        return Error::TransactionEnded;
+    }
+    if done < commit || (done == commit && D::refused_commit(answer)) {
+        return Error::Database(error);
+    }
+    Error::CommitUnknown(error)
+}
+
 /// Rolls back before anything else is done.
-pub(crate) async fn roll_back<D: Driver>(mut tx: Transaction<'static, D::Db>) {
-    let roll_back = async move {
-        if D::DIALECT == Dialect::Sqlite {
-            // Some errors have rolled back already; sqlx would take the connection for one in a
-            // transaction for ever.
-            let _ = D::check(&mut tx).await;
-        }
-        tx.rollback().await
-    };
+pub(crate) async fn roll_back<D: Driver>(tx: Transaction<'static, D::Db>) {
     // Where this fails the connection is gone, and the database rolls back by itself.
-    let _ = unbroken(roll_back).await;
+    let _ = unbroken(D::roll_back(tx)).await;
 }

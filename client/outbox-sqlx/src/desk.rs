@@ -1,6 +1,6 @@
 //! The inbox' part of a handler's transaction, for any kind of database.
 
-use crate::core::{commit, ended, roll_back};
+use crate::core::{commit_if, roll_back};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::sends::Bell;
@@ -8,10 +8,13 @@ use crate::unbroken::unbroken;
 use posthouse_client::failpoint::failpoint;
 use posthouse_client::outbox::sql::{Arrival, Dialect, Floor, Sql};
 use posthouse_client::outbox::{Floors, StoreErrorKind};
-use posthouse_client::{Delivery, Failure, Offset, Retry};
+use posthouse_client::{Delivery, Failure, Fence, Offset, Retry};
 use sqlx::{Pool, Transaction};
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -26,6 +29,11 @@ const FLOOR_STANDS: Duration = Duration::from_secs(60);
 const ROWS_AT_ONCE: u32 = 1000;
 /// The wait before a message is given back that our own database kept us from handling.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A connection stays with a worker for so long while messages wait: whoever else needs one of the pool
+/// waits no longer for it than for a slow handler.
+const KEPT_MAX: Duration = Duration::from_millis(100);
+/// The mark of a batch' transaction.
+const BATCH: &str = "posthouse_batch";
 
 /// Where the messages of one consumer name are handled.
 pub(crate) struct Desk<D: Driver> {
@@ -35,6 +43,46 @@ pub(crate) struct Desk<D: Driver> {
     pub(crate) window: Duration,
     pub(crate) floors: Arc<Floors>,
     pub(crate) wakes: Option<Bell>,
+}
+
+/// Where one worker handles messages: the transaction that was begun behind the last one's commit, for
+/// the next one if that is there already.
+pub(crate) struct Seat<D: Driver> {
+    begun: Option<Transaction<'static, D::Db>>,
+    /// Since when the connection is not the pool's.
+    since: Instant,
+}
+
+impl<D: Driver> Seat<D> {
+    pub(crate) fn new() -> Self {
+        Self { begun: None, since: Instant::now() }
+    }
+
+    /// The transaction for the next message, if one is begun.
+    pub(crate) fn take(&mut self) -> Option<Transaction<'static, D::Db>> {
+        let begun = self.begun.take();
+        if begun.is_none() {
+            self.since = Instant::now();
+        }
+        begun
+    }
+
+    /// Keeps a transaction, unless others may have waited for its connection for too long.
+    pub(crate) fn keep(&mut self, begun: Transaction<'static, D::Db>) {
+        if self.since.elapsed() < KEPT_MAX {
+            self.begun = Some(begun);
+        }
+    }
+
+    /// Waits for `next`, without a transaction if it is not there.
+    pub(crate) async fn wait<T>(&mut self, next: impl Future<Output = T>) -> T {
+        let mut next = pin!(next);
+        if let Poll::Ready(next) = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
+            return next;
+        }
+        self.begun = None;
+        next.await
+    }
 }
 
 /// What a delivery is to the inbox.
@@ -84,18 +132,23 @@ impl<D: Driver> Desk<D> {
         }
     }
 
-    /// Begins the transaction of a delivery's handler: the note that it is handled comes first.
+    /// Begins the transaction of a delivery's handler, if there is none: the note that it is handled
+    /// comes first.
     pub(crate) async fn admit(
         &self,
         delivery: &Delivery,
+        begun: Option<Transaction<'static, D::Db>>,
     ) -> Result<Admitted<Transaction<'static, D::Db>>, Error> {
         let arrival = self.arrival(delivery);
         let floor = Floor { place: delivery.ack_floor(), fence: delivery.fence() };
         self.floors.note(&arrival.source, floor.place, floor.fence);
         let (pool, sql) = (self.pool.clone(), Arc::clone(&self.sql));
         let admit = async move {
-            let mut tx = D::begin(&pool).await?;
-            let admitted = match first::<D>(&mut tx, sql.inbox_insert(&arrival)).await {
+            let mut tx = match begun {
+                Some(tx) => tx,
+                None => D::begin(&pool).await?,
+            };
+            let admitted = match admit::<D>(&mut tx, &sql, &arrival).await {
                 Ok(true) => return Ok(Admitted::New(tx)),
                 Ok(false) => look::<D, _>(&mut tx, &sql, &arrival).await,
                 Err(error) => Err(error),
@@ -112,25 +165,20 @@ impl<D: Driver> Desk<D> {
         admitted
     }
 
-    /// Commits the transaction of [`Self::admit`] and acks the delivery.
+    /// Commits the transaction of [`Self::admit`] and acks the delivery; gives the transaction that is
+    /// begun behind it.
     pub(crate) async fn conclude(
         &self,
-        mut tx: Transaction<'static, D::Db>,
+        tx: Transaction<'static, D::Db>,
         delivery: Delivery,
-    ) -> Result<(), Error> {
-        let (sql, arrival) = (Arc::clone(&self.sql), self.arrival(&delivery));
+    ) -> Result<Transaction<'static, D::Db>, Error> {
         let wakes = self.wakes.clone();
         let conclude = async move {
-            let concluded = conclude::<D>(&mut tx, &sql, &arrival).await;
-            let concluded = match concluded {
-                Ok(()) => commit::<D>(tx).await,
-                Err(error) => {
-                    roll_back::<D>(tx).await;
-                    Err(error)
-                }
-            };
+            failpoint("inbox.before-commit");
+            let check = D::is_marked(&mark(delivery.fence()));
+            let concluded = commit_if::<D>(tx, check, None).await;
             match &concluded {
-                Ok(()) => {
+                Ok(_) => {
                     failpoint("inbox.after-commit");
                     // It is sent again until it counts.
                     drop(delivery.ack());
@@ -167,7 +215,7 @@ impl<D: Driver> Desk<D> {
         let pool = self.pool.clone();
         let advance = async move {
             let mut tx = D::begin(&pool).await?;
-            match first::<D>(&mut tx, text).await {
+            match first::<D>(&mut tx, text, BATCH, D::bounded_wait()).await {
                 Ok(true) => Ok(tx),
                 Ok(false) => Err(Error::Overtaken),
                 Err(error) => Err(Error::Database(error)),
@@ -177,22 +225,11 @@ impl<D: Driver> Desk<D> {
     }
 
     /// Commits the transaction of [`Self::advance`].
-    pub(crate) async fn arrive(
-        &self,
-        mut tx: Transaction<'static, D::Db>,
-        source: &str,
-        to: Offset,
-    ) -> Result<(), Error> {
-        let text = self.sql.cursor(&self.consumer, source);
+    pub(crate) async fn arrive(&self, tx: Transaction<'static, D::Db>) -> Result<(), Error> {
         let wakes = self.wakes.clone();
         let arrive = async move {
-            let found = D::query(&mut tx, text).await.map_err(ended)?;
-            if place_of::<D>(&found)? != Some(to) {
-                roll_back::<D>(tx).await;
-                return Err(Error::TransactionEnded);
-            }
             failpoint("inbox.before-commit");
-            commit::<D>(tx).await?;
+            drop(commit_if::<D>(tx, D::is_marked(BATCH), None).await?);
             failpoint("inbox.after-commit");
             wakes.into_iter().for_each(Bell::ring);
             Ok(())
@@ -313,11 +350,37 @@ fn source(delivery: &Delivery) -> String {
     format!("{}.{}", delivery.topic(), delivery.subscription())
 }
 
-/// Runs the first statement of a transaction, which may wait for another one's, but not for long;
-/// whether it has changed its row.
-async fn first<D: Driver>(connection: &mut D::Connection, text: String) -> sqlx::Result<bool> {
-    let [before, behind] = D::bounded_wait();
-    match D::run(connection, format!("{before};\n{text};\n{behind}")).await {
+/// The mark of a message's transaction: of one hand-out only, so that two transactions that are mixed up
+/// are noticed.
+fn mark(fence: Fence) -> String {
+    format!("posthouse_{}_{}", fence.epoch.0, fence.counter)
+}
+
+/// Notes in a transaction that a message is handled; false if it was noted before.
+async fn admit<D: Driver>(
+    connection: &mut D::Connection,
+    sql: &Sql,
+    arrival: &Arrival,
+) -> sqlx::Result<bool> {
+    // There the statement itself has a limit.
+    let bounded = if D::DIALECT == Dialect::Postgres { None } else { D::bounded_wait() };
+    first::<D>(connection, sql.inbox_insert(arrival), &mark(arrival.fence), bounded).await
+}
+
+/// Runs the first statement of a transaction, which may wait for another one's, but not for long, and
+/// marks the transaction; whether the statement has changed its row.
+async fn first<D: Driver>(
+    connection: &mut D::Connection,
+    text: String,
+    mark: &str,
+    bounded: Option<[&'static str; 2]>,
+) -> sqlx::Result<bool> {
+    let mark = D::mark(mark);
+    let Some([before, behind]) = bounded else {
+        let changed = D::run(connection, format!("{text};\n{mark}")).await?;
+        return Ok(changed.first() == Some(&1));
+    };
+    match D::run(connection, format!("{before};\n{text};\n{behind};\n{mark}")).await {
         Ok(changed) => Ok(changed.get(1) == Some(&1)),
         Err(error) => {
             if D::DIALECT == Dialect::Mysql {
@@ -345,22 +408,6 @@ async fn look<D: Driver, T>(
     let stored = (number::<D>(row, 2)?, number::<D>(row, 3)?);
     let is_later = stored > (u64::from(arrival.fence.epoch.0), arrival.fence.counter);
     Ok(if is_same_copy && is_later { Admitted::Stale } else { Admitted::Duplicate })
-}
-
-/// Sees that the transaction still has the row that it began with.
-async fn conclude<D: Driver>(
-    connection: &mut D::Connection,
-    sql: &Sql,
-    arrival: &Arrival,
-) -> Result<(), Error> {
-    let text = sql.inbox_row(&arrival.consumer, arrival.message_id);
-    let rows = D::query(connection, text).await.map_err(ended)?;
-    let row = rows.first().ok_or(Error::TransactionEnded)?;
-    if number::<D>(row, 3)? != arrival.fence.counter {
-        return Err(Error::TransactionEnded);
-    }
-    failpoint("inbox.before-commit");
-    Ok(())
 }
 
 fn number<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<u64> {

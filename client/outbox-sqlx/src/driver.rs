@@ -24,14 +24,36 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
     const DIALECT: Dialect;
     /// Begins a transaction for writing whose commit is durable when it returns.
     const BEGIN: &'static [&'static str];
-    /// Sees whether the transaction at hand is still one; an error if not.
-    const MARK: Option<&'static str>;
+    /// Begins a transaction of the application, of which [`Self::IS_OPEN`] knows.
+    const BEGIN_OPEN: &'static str;
+    /// Fails unless the transaction at hand is still the one that was begun, or there is at least one
+    /// that has not failed.
+    const IS_OPEN: &'static str;
+    /// Commits and begins another transaction.
+    const COMMIT_AND_BEGIN: &'static str;
+
+    /// Marks the transaction at hand with a name, until it ends.
+    fn mark(name: &str) -> String;
+    /// Fails unless the transaction at hand has this mark, and takes it away.
+    fn is_marked(name: &str) -> String;
+
+    /// Runs statements without parameters in one go up to the first that fails; gives how many rows
+    /// each has changed, and the error.
+    fn run_until(
+        connection: &mut Self::Connection,
+        sql: String,
+    ) -> impl Future<Output = (Vec<u64>, Option<sqlx::Error>)> + Send;
 
     /// Runs statements without parameters in one go, and counts the rows that each has changed.
     fn run(
         connection: &mut Self::Connection,
         sql: String,
-    ) -> impl Future<Output = sqlx::Result<Vec<u64>>> + Send;
+    ) -> impl Future<Output = sqlx::Result<Vec<u64>>> + Send {
+        async {
+            let (changed, error) = Self::run_until(connection, sql).await;
+            error.map_or(Ok(changed), Err)
+        }
+    }
 
     /// Runs a query without parameters.
     fn query(
@@ -39,11 +61,13 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
         sql: String,
     ) -> impl Future<Output = sqlx::Result<Vec<Self::Row>>> + Send;
 
-    /// Inserts rows into the outbox, in their order.
+    /// Inserts rows into the outbox, in their order. `is_direct`: a statement that stays prepared is
+    /// found again on this connection.
     fn insert(
         connection: &mut Self::Connection,
         sql: &Sql,
         rows: &[NewRow],
+        is_direct: bool,
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
 
     /// A number.
@@ -71,13 +95,19 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
         Ok(Self::bytes(row, column)?.map(Into::into))
     }
 
-    /// Begins a transaction in the pool.
+    /// Begins a transaction of the application.
     fn begin(
         pool: &Pool<Self::Db>,
-    ) -> impl Future<Output = sqlx::Result<Transaction<'static, Self::Db>>> + Send;
+    ) -> impl Future<Output = sqlx::Result<Transaction<'static, Self::Db>>> + Send {
+        pool.begin_with(Self::BEGIN_OPEN)
+    }
 
-    /// An error unless the transaction is still the one that was begun.
-    fn check(connection: &mut Self::Connection) -> impl Future<Output = sqlx::Result<()>> + Send;
+    /// Rolls back whatever became of the transaction.
+    fn roll_back(
+        tx: Transaction<'static, Self::Db>,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send {
+        tx.rollback()
+    }
 
     /// How a relay connects to the pool's database.
     fn own_options(pool: &Pool<Self::Db>) -> Self::Options;
@@ -88,8 +118,8 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
     ) -> impl Future<Output = sqlx::Result<Self::Connection>> + Send;
 
     /// The statements by which the first of a transaction waits for another one's rows at most so
-    /// long: before it and behind it.
-    fn bounded_wait() -> [&'static str; 2];
+    /// long: before it and behind it; `None` if it does not wait.
+    fn bounded_wait() -> Option<[&'static str; 2]>;
 
     /// Whether an error in answer to a commit says that nothing was committed.
     fn refused_commit(error: &(dyn sqlx::error::DatabaseError + 'static)) -> bool;
@@ -116,6 +146,15 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
     }
 }
 
+/// Bodies and keys of so many bytes are written into the text of their insert.
+const WRITTEN_OUT_MAX: usize = 16 << 10;
+
+/// Whether these rows are written into a text rather than bound.
+pub(crate) fn is_short(rows: &[NewRow]) -> bool {
+    let bytes = |row: &NewRow| row.body.len() + row.key.as_ref().map_or(0, |key| key.len());
+    rows.iter().map(bytes).sum::<usize>() <= WRITTEN_OUT_MAX
+}
+
 /// Statements of one transaction as one text.
 pub(crate) fn transaction<D: Driver>(statements: &[String]) -> String {
     let mut text = String::new();
@@ -134,14 +173,20 @@ macro_rules! same_for_all {
         type Connection = $connection;
         type Row = $row;
 
-        async fn run(connection: &mut $connection, sql: String) -> sqlx::Result<Vec<u64>> {
+        async fn run_until(
+            connection: &mut $connection,
+            sql: String,
+        ) -> (Vec<u64>, Option<sqlx::Error>) {
             let mut results = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).fetch_many(connection);
             let mut changed = Vec::new();
             while let Some(result) = std::future::poll_fn(|cx| results.as_mut().poll_next(cx)).await
             {
-                changed.extend(result?.left().map(|result| result.rows_affected()));
+                match result {
+                    Ok(result) => changed.extend(result.left().map(|done| done.rows_affected())),
+                    Err(error) => return (changed, Some(error)),
+                }
             }
-            Ok(changed)
+            (changed, None)
         }
 
         async fn query(connection: &mut $connection, sql: String) -> sqlx::Result<Vec<$row>> {
@@ -164,14 +209,16 @@ macro_rules! same_for_all {
             connection: &mut $connection,
             sql: &Sql,
             rows: &[NewRow],
+            is_direct: bool,
         ) -> sqlx::Result<()> {
+            let is_kept = is_direct || Self::KEEP_STATEMENTS;
             for part in $crate::driver::parts(rows) {
-                if Self::is_written_out(part) {
+                if !is_kept && $crate::driver::is_short(part) {
                     Self::run(connection, sql.enqueue_literally(part)).await?;
                     continue;
                 }
                 let text = sqlx::AssertSqlSafe(sql.enqueue(part.len()));
-                let mut query = sqlx::query::<$db>(text).persistent(Self::KEEP_STATEMENTS);
+                let mut query = sqlx::query::<$db>(text).persistent(is_kept);
                 for row in part {
                     query = query
                         .bind(row.message_id.0.to_vec())

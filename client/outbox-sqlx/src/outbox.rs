@@ -174,8 +174,8 @@ macro_rules! outbox {
                 Ok(self.core.tables().lag().await?)
             }
 
-            /// Parked rows above the id `after`, oldest first, at most `limit`: messages that the
-            /// broker refused for good, with what it said.
+            /// Parked rows above the id `after`, oldest first, at most `limit`, without their bodies:
+            /// messages that the broker refused for good, with what it said.
             ///
             /// # Errors
             ///
@@ -185,7 +185,7 @@ macro_rules! outbox {
             }
 
             /// Puts parked rows back at the end of the outbox and wakes the relay; returns how many.
-            /// They keep their message ids.
+            /// They keep their message ids, unless those are not 16 bytes long.
             ///
             /// # Errors
             ///

@@ -2,7 +2,7 @@
 
 use crate::core::{Core, roll_back, rows};
 use crate::crew;
-use crate::desk::{Admitted, Desk};
+use crate::desk::{Admitted, Desk, Seat};
 use crate::driver::postgres::Pg;
 use crate::error::Error;
 use crate::inbox::inbox;
@@ -19,3 +19,17 @@ use tokio::sync::{Mutex, watch};
 
 outbox!(Pg, Postgres, PgPool);
 inbox!(Pg, Postgres, PgPool);
+
+impl Outbox {
+    /// Lets [`Self::enqueue`] use a statement that stays prepared on each connection, which saves the
+    /// server the parsing of the message.
+    ///
+    /// Only for a pool that connects to PostgreSQL itself, or by way of a proxy that lends a server
+    /// connection for a whole session. Behind one that pools transactions an enqueue then fails, or runs
+    /// somebody else's statement of the same name.
+    #[must_use]
+    pub fn connects_directly(mut self) -> Self {
+        self.core.is_direct = true;
+        self
+    }
+}

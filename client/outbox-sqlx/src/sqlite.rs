@@ -2,7 +2,7 @@
 
 use crate::core::{Core, roll_back, rows};
 use crate::crew;
-use crate::desk::{Admitted, Desk};
+use crate::desk::{Admitted, Desk, Seat};
 use crate::driver::sqlite::Lite;
 use crate::error::Error;
 use crate::inbox::inbox;

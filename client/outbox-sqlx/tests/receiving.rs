@@ -73,6 +73,62 @@ on_each! {
         assert_eq!(effects(&pool).await, (1, 1));
     }
 
+    #[tokio::test]
+    async fn handler_that_ends_its_transaction_and_begins_another_has_failed() {
+        let (pool, _kept) = place::pool().await;
+        let (_broker, client) = broker().await;
+        let inbox = installed(&pool).await;
+        client.publisher("orders").await.unwrap().publish("x").await.unwrap();
+        let consumer = client.consumer("orders", "billing").await.unwrap();
+        let run = inbox.run(consumer, 1, async |tx, delivery| {
+            if delivery.attempt().0 == 0 {
+                sqlx::raw_sql("ROLLBACK; BEGIN").execute(&mut **tx).await?;
+            }
+            add(tx, "x", delivery).await
+        });
+        tokio::time::timeout(SECONDS, run.until(settled(&client))).await.unwrap().unwrap();
+
+        assert_eq!((effects(&pool).await, noted(&pool).await), ((1, 1), 1));
+    }
+
+    #[tokio::test]
+    async fn transaction_of_another_message_is_noticed() {
+        let (pool, _kept) = place::pool().await;
+        let (_broker, client) = broker().await;
+        let inbox = installed(&pool).await;
+        let orders = client.publisher("orders").await.unwrap();
+        orders.publish("a").await.unwrap();
+        orders.publish("b").await.unwrap();
+        let mut consumer = client.consumer("orders", "billing").await.unwrap();
+        let [a, b] = [consumer.next().await.unwrap(), consumer.next().await.unwrap()];
+        let on::Begun::New(tx) = inbox.begin(&a.unwrap()).await.unwrap() else { panic!("new") };
+
+        let error = inbox.commit(tx, b.unwrap()).await.unwrap_err();
+
+        assert!(matches!(error, Error::TransactionEnded), "{error:?}");
+        assert_eq!(noted(&pool).await, 0);
+        place::idle(&pool).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_connection_stays_in_a_transaction_while_a_run_waits_for_messages() {
+        let (pool, _kept) = place::pool().await;
+        let (_broker, client) = broker().await;
+        let inbox = installed(&pool).await;
+        let orders = client.publisher("orders").await.unwrap();
+        for _ in 0..50 {
+            orders.publish("x").await.unwrap();
+        }
+        let consumer = client.consumer("orders", "billing").await.unwrap();
+        let run = inbox.run(consumer, 2, async |tx, delivery| add(tx, "x", delivery).await);
+        let waits = async {
+            settled(&client).await;
+            place::idle(&pool).await;
+        };
+        tokio::time::timeout(SECONDS, run.until(waits)).await.unwrap().unwrap();
+        assert_eq!(effects(&pool).await, (50, 50));
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn by_hand_a_duplicate_and_a_stale_delivery_are_told_apart() {
         let (pool, _kept) = place::pool().await;

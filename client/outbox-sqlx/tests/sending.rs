@@ -120,12 +120,15 @@ on_each! {
         let (pool, _kept) = place::pool().await;
         let outbox = installed(&pool).await;
         for statement in ["ROLLBACK", "COMMIT"] {
-            let ended = outbox.transaction(async |tx, out| {
-                sqlx::raw_sql(statement).execute(&mut **tx).await?;
-                out.send(order(1));
-                Ok::<_, Error>(())
-            });
-            assert!(matches!(ended.await.unwrap_err(), Error::TransactionEnded), "{statement}");
+            for bytes in [1, 20_000] {
+                let ended = outbox.transaction(async |tx, out| {
+                    sqlx::raw_sql(statement).execute(&mut **tx).await?;
+                    out.send(Message::new(vec![b'x'; bytes]).to("orders"));
+                    Ok::<_, Error>(())
+                });
+                let error = ended.await.unwrap_err();
+                assert!(matches!(error, Error::TransactionEnded), "{statement}: {error:?}");
+            }
         }
         assert_eq!(outbox.lag().await.unwrap().rows, 0);
         let going_on = outbox.transaction(async |tx, out| {
@@ -457,21 +460,45 @@ async fn everything_works_behind_a_proxy_that_pools_transactions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_gone_before_the_insert_is_a_definite_outcome() {
+async fn server_gone_before_the_insert_is_a_definite_outcome_unless_the_commit_went_with_it() {
     let server = MariaDb::start().unwrap();
     let database = server.create_database().unwrap();
     let pool = MySqlPoolOptions::new().connect(database.url()).await.unwrap();
     let outbox = mysql::Outbox::new(pool);
     outbox.install().await.unwrap();
-    let sent = outbox.transaction(async |_tx, out| {
-        out.send(order(1));
-        server.kill().unwrap();
-        Ok::<_, Error>(())
-    });
-    // The insert already finds the server gone: nothing can have happened.
-    let error = sent.await.unwrap_err();
-    assert!(matches!(error, Error::Database(_) | Error::TransactionEnded), "{error:?}");
-    assert_eq!(error.outcome(), Outcome::Definite);
+    for (bytes, expected) in [(1, Outcome::Unknown), (20_000, Outcome::Definite)] {
+        let sent = outbox.transaction(async |_tx, out| {
+            out.send(Message::new(vec![b'x'; bytes]).to("orders"));
+            server.kill().unwrap();
+            Ok::<_, Error>(())
+        });
+        let error = sent.await.unwrap_err();
+        assert_eq!(error.outcome(), expected, "{error:?}");
+        server.restart().unwrap();
+    }
+    assert_eq!(outbox.lag().await.unwrap().rows, 0);
+}
+
+#[tokio::test]
+async fn statement_stays_prepared_only_on_connections_that_are_said_to_be_direct() {
+    let (pool, _kept) = support::postgres::pool().await;
+    let outbox = postgres::Outbox::new(pool.clone());
+    outbox.install().await.unwrap();
+    for (outbox, prepared) in [(outbox.clone(), 0), (outbox.connects_directly(), 1)] {
+        let mut tx = pool.begin().await.unwrap();
+        for number in 0..3 {
+            let _ = outbox.enqueue(&mut tx, order(number)).await.unwrap();
+        }
+        let named: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_prepared_statements \
+             WHERE statement LIKE 'INSERT INTO posthouse_outbox %'",
+        )
+        .fetch_one(&mut *tx)
+        .await
+        .unwrap();
+        assert_eq!(named, prepared);
+        tx.commit().await.unwrap();
+    }
 }
 
 fn order(number: i64) -> Outgoing {

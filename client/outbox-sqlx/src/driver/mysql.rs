@@ -5,7 +5,7 @@ use posthouse_client::outbox::sql::{Dialect, Sql};
 use posthouse_client::outbox::{NewRow, StoreErrorKind};
 use sqlx::error::DatabaseError;
 use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlRow};
-use sqlx::{ConnectOptions as _, MySql, MySqlConnection, MySqlPool, Transaction};
+use sqlx::{ConnectOptions as _, MySql, MySqlConnection, MySqlPool};
 
 /// MariaDB and MySQL.
 #[derive(Clone, Copy, Debug)]
@@ -13,10 +13,6 @@ pub(crate) struct Maria;
 
 impl Maria {
     const KEEP_STATEMENTS: bool = true;
-
-    const fn is_written_out(_rows: &[NewRow]) -> bool {
-        false
-    }
 }
 
 /// Deadlock, lock wait timeout, refused by the cluster: nothing was committed.
@@ -39,19 +35,21 @@ impl Driver for Maria {
     const DIALECT: Dialect = Dialect::Mysql;
     const BEGIN: &'static [&'static str] =
         &["SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION READ WRITE"];
-    const MARK: Option<&'static str> = Some("SAVEPOINT posthouse");
-
-    same_for_all!(MySql, MySqlConnection, MySqlRow);
-
-    async fn begin(pool: &MySqlPool) -> sqlx::Result<Transaction<'static, MySql>> {
-        pool.begin().await
-    }
-
+    const BEGIN_OPEN: &'static str = "BEGIN; SAVEPOINT posthouse";
     /// A deadlock and a data definition end the transaction silently, and each statement after it
     /// is committed by itself.
-    async fn check(connection: &mut MySqlConnection) -> sqlx::Result<()> {
-        Self::run(connection, "RELEASE SAVEPOINT posthouse".to_owned()).await.map(|_| ())
+    const IS_OPEN: &'static str = "RELEASE SAVEPOINT posthouse";
+    const COMMIT_AND_BEGIN: &'static str = "COMMIT AND CHAIN";
+
+    fn mark(name: &str) -> String {
+        format!("SAVEPOINT {name}")
     }
+
+    fn is_marked(name: &str) -> String {
+        format!("RELEASE SAVEPOINT {name}")
+    }
+
+    same_for_all!(MySql, MySqlConnection, MySqlRow);
 
     fn own_options(pool: &MySqlPool) -> MySqlConnectOptions {
         (*pool.connect_options()).clone().disable_statement_logging()
@@ -61,11 +59,11 @@ impl Driver for Maria {
         options.connect().await
     }
 
-    fn bounded_wait() -> [&'static str; 2] {
-        [
+    fn bounded_wait() -> Option<[&'static str; 2]> {
+        Some([
             "SET @posthouse_wait = @@innodb_lock_wait_timeout, innodb_lock_wait_timeout = 5",
             "SET innodb_lock_wait_timeout = @posthouse_wait",
-        ]
+        ])
     }
 
     fn refused_commit(error: &(dyn DatabaseError + 'static)) -> bool {

@@ -6,12 +6,7 @@ use posthouse_client::outbox::sql::{Dialect, Sql};
 use posthouse_client::outbox::{NewRow, StoreErrorKind};
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgRow, PgSeverity};
-use sqlx::{
-    ConnectOptions as _, PgConnection, PgPool, Postgres, Row as _, Transaction, ValueRef as _,
-};
-
-/// Bodies and keys of so many bytes are written into the text of their insert.
-const WRITTEN_OUT_MAX: usize = 16 << 10;
+use sqlx::{ConnectOptions as _, PgConnection, PgPool, Postgres, Row as _, ValueRef as _};
 
 /// PostgreSQL.
 #[derive(Clone, Copy, Debug)]
@@ -19,15 +14,9 @@ pub(crate) struct Pg;
 
 impl Pg {
     /// A statement with a name would outlive the transaction, and with it the server connection
-    /// that a pooling proxy has lent.
+    /// that a pooling proxy has lent. Without a name, one with bound values takes two round trips; with
+    /// the values in its text it takes one, which is the better deal unless the text becomes long.
     const KEEP_STATEMENTS: bool = false;
-
-    /// Without a name, a statement with bound values takes two round trips; with the values in its
-    /// text it takes one, which is the better deal unless the text becomes long.
-    fn is_written_out(rows: &[NewRow]) -> bool {
-        let bytes = |row: &NewRow| row.body.len() + row.key.as_ref().map_or(0, |key| key.len());
-        rows.iter().map(bytes).sum::<usize>() <= WRITTEN_OUT_MAX
-    }
 }
 
 /// A value as it came, whatever sqlx takes it for: it does not expect binary ones here.
@@ -52,7 +41,22 @@ impl Driver for Pg {
         "SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
          WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)",
     ];
-    const MARK: Option<&'static str> = None;
+    const BEGIN_OPEN: &'static str = "BEGIN";
+    /// A failed transaction takes no statements, but a commit, which then rolls back and says that
+    /// all is well. A savepoint can neither be set in one, nor outside of a transaction. Set earlier it
+    /// would be in the way of who sets the isolation level.
+    const IS_OPEN: &'static str = "SAVEPOINT posthouse";
+    const COMMIT_AND_BEGIN: &'static str = "COMMIT AND CHAIN";
+
+    /// A cursor ends with its transaction and costs it nothing; what is written behind a savepoint
+    /// needs a second transaction number.
+    fn mark(name: &str) -> String {
+        format!("DECLARE {name} NO SCROLL CURSOR FOR SELECT 1")
+    }
+
+    fn is_marked(name: &str) -> String {
+        format!("CLOSE {name}")
+    }
 
     same_for_all!(Postgres, PgConnection, PgRow);
 
@@ -81,16 +85,6 @@ impl Driver for Pg {
         Ok(binary(row, column)?.map(Bytes::copy_from_slice))
     }
 
-    async fn begin(pool: &PgPool) -> sqlx::Result<Transaction<'static, Postgres>> {
-        pool.begin().await
-    }
-
-    /// A failed transaction takes no statements, but a commit, which then rolls back and says that
-    /// all is well. A savepoint can neither be set in one, nor outside of a transaction.
-    async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
-        Self::run(connection, "SAVEPOINT posthouse".to_owned()).await.map(|_| ())
-    }
-
     fn own_options(pool: &PgPool) -> PgConnectOptions {
         let options = (*pool.connect_options()).clone();
         options.statement_cache_capacity(0).disable_statement_logging()
@@ -100,12 +94,12 @@ impl Driver for Pg {
         options.connect().await
     }
 
-    fn bounded_wait() -> [&'static str; 2] {
-        [
+    fn bounded_wait() -> Option<[&'static str; 2]> {
+        Some([
             "SELECT set_config('posthouse.lock_timeout', current_setting('lock_timeout'), true), \
              set_config('lock_timeout', '5s', true)",
             "SELECT set_config('lock_timeout', current_setting('posthouse.lock_timeout'), true)",
-        ]
+        ])
     }
 
     fn refused_commit(error: &(dyn DatabaseError + 'static)) -> bool {
@@ -118,8 +112,8 @@ impl Driver for Pg {
     fn kind_of(error: &(dyn DatabaseError + 'static)) -> StoreErrorKind {
         let code = error.code().unwrap_or_default();
         match (code.as_ref(), code.get(..2).unwrap_or_default()) {
-            // No such table.
-            ("42P01", _) => StoreErrorKind::NotInstalled,
+            // No such table, no such function.
+            ("42P01" | "42883", _) => StoreErrorKind::NotInstalled,
             // Lock not available; in a transaction on a standby.
             ("55P03" | "25006", _)
             // Connection, rollback, resources, operator.

@@ -17,10 +17,6 @@ pub(crate) struct Lite;
 
 impl Lite {
     const KEEP_STATEMENTS: bool = true;
-
-    const fn is_written_out(_rows: &[NewRow]) -> bool {
-        false
-    }
 }
 
 /// The result code without its extension.
@@ -39,24 +35,30 @@ impl Driver for Lite {
 
     const DIALECT: Dialect = Dialect::Sqlite;
     const BEGIN: &'static [&'static str] = &["BEGIN IMMEDIATE"];
-    const MARK: Option<&'static str> = None;
+    /// For writing from the start: a transaction that reads first and writes later fails when
+    /// another one has written in between, without waiting.
+    const BEGIN_OPEN: &'static str = "BEGIN IMMEDIATE; SAVEPOINT posthouse";
+    /// Some errors end the transaction silently, and each statement after it is committed by itself.
+    const IS_OPEN: &'static str = "RELEASE posthouse";
+    /// The one behind it locks nothing before its first statement, which writes.
+    const COMMIT_AND_BEGIN: &'static str = "COMMIT; BEGIN";
+
+    fn mark(name: &str) -> String {
+        format!("SAVEPOINT {name}")
+    }
+
+    fn is_marked(name: &str) -> String {
+        format!("RELEASE {name}")
+    }
 
     same_for_all!(Sqlite, SqliteConnection, SqliteRow);
 
-    /// For writing from the start: a transaction that reads first and writes later fails when
-    /// another one has written in between, without waiting.
-    async fn begin(pool: &SqlitePool) -> sqlx::Result<Transaction<'static, Sqlite>> {
-        pool.begin_with("BEGIN IMMEDIATE").await
-    }
-
-    /// Some errors end the transaction silently. In a transaction, another one cannot begin.
-    async fn check(connection: &mut SqliteConnection) -> sqlx::Result<()> {
-        match Self::run(connection, "BEGIN".to_owned()).await {
-            Err(sqlx::Error::Database(error)) if error.message().contains("within a") => Ok(()),
-            Err(error) => Err(error),
-            // The one that was begun stands for the one that is gone: sqlx rolls it back.
-            Ok(_) => Err(sqlx::Error::BeginFailed),
-        }
+    /// Some errors have rolled back already; sqlx would take the connection for one in a
+    /// transaction for ever.
+    async fn roll_back(mut tx: Transaction<'static, Sqlite>) -> sqlx::Result<()> {
+        // Fails in a transaction; else it stands for the one that is gone.
+        let _ = Self::run(&mut tx, "BEGIN".to_owned()).await;
+        tx.rollback().await
     }
 
     fn own_options(pool: &SqlitePool) -> SqliteConnectOptions {
@@ -71,8 +73,8 @@ impl Driver for Lite {
     }
 
     /// Who waits for another writer waits when it begins.
-    fn bounded_wait() -> [&'static str; 2] {
-        ["SELECT 1", "SELECT 1"]
+    fn bounded_wait() -> Option<[&'static str; 2]> {
+        None
     }
 
     fn refused_commit(error: &(dyn DatabaseError + 'static)) -> bool {

@@ -4,6 +4,7 @@ use super::Dialect;
 use super::Sql;
 use crate::clock::millis;
 use posthouse_protocol::{Fence, MessageId, Offset, Timestamp};
+use std::fmt;
 use std::time::Duration;
 
 /// Sender's clocks may be wrong by this much.
@@ -39,13 +40,33 @@ impl Sql {
     /// The first statement of a handler's transaction: changes one row if the message is new here
     /// and the delivery is not one that the inbox has forgotten on purpose.
     ///
-    /// It waits for another transaction that is about to do the same.
+    /// It waits for another transaction that is about to do the same; on PostgreSQL for five seconds
+    /// at most, by itself.
     #[must_use]
     pub fn inbox_insert(&self, arrival: &Arrival) -> String {
         let Arrival { consumer, source, message_id, place, fence, created_at } = arrival;
-        let (consumer, source) = (self.text(consumer), self.text(source));
-        let (epoch, counter) = (fence.epoch.0, fence.counter);
-        let created = created_at.0.saturating_sub(millis(CLOCKS_DIFFER));
+        let created = created_at.0.saturating_sub(millis(CLOCKS_DIFFER)).min(i64::MAX as u64);
+        let values = [
+            self.text(consumer),
+            self.id(message_id.0),
+            self.text(source),
+            place.0.to_string(),
+            fence.epoch.0.to_string(),
+            fence.counter.to_string(),
+            created.to_string(),
+        ];
+        match self.dialect {
+            Dialect::Postgres => {
+                format!("SELECT 1 WHERE {}({})", self.table("inbox_admit"), values.join(", "))
+            }
+            Dialect::Mysql | Dialect::Sqlite => self.inbox_insert_of(&values),
+        }
+    }
+
+    /// The insert that [`Self::inbox_insert`] comes to: consumer, message id, source, place, fence
+    /// epoch, fence counter, and when the message was made at the earliest.
+    pub(super) fn inbox_insert_of(&self, values: &[impl fmt::Display; 7]) -> String {
+        let [consumer, message_id, source, place, epoch, counter, created] = values;
         let [insert, ignore] = match self.dialect {
             Dialect::Mysql => ["INSERT IGNORE", ""],
             Dialect::Postgres | Dialect::Sqlite => ["INSERT", " ON CONFLICT DO NOTHING"],
@@ -56,17 +77,15 @@ impl Sql {
         };
         format!(
             "{insert} INTO {} (consumer, message_id, source, place, fence_epoch, fence_counter, \
-             received_at) SELECT {consumer}, {}, {source}, {}, {epoch}, {counter}, {}{dual} \
+             received_at) SELECT {consumer}, {message_id}, {source}, {place}, {epoch}, {counter}, \
+             {}{dual} \
              WHERE NOT EXISTS (SELECT 1 FROM {} f WHERE f.consumer = {consumer} \
-             AND f.source = {source} AND f.floor_place > {} AND f.older_than > {created} \
+             AND f.source = {source} AND f.floor_place > {place} AND f.older_than > {created} \
              AND (f.fence_epoch > {epoch} OR (f.fence_epoch = {epoch} \
              AND f.fence_counter > {counter}))){ignore}",
             self.table("inbox"),
-            self.id(message_id.0),
-            place.0,
             self.now(),
             self.table("inbox_floor"),
-            place.0,
         )
     }
 

@@ -119,6 +119,14 @@ impl Sql {
              INSERT INTO {prefix}outbox (topic, body, message_key, headers, due_at, message_id) \
              VALUES ($1, $2, $3, $4, $5, $6) RETURNING message_id $body$"
         ));
+        // A function keeps its plan in the session, whatever session it is called in: making one takes
+        // longer than the insert.
+        let insert = self.inbox_insert_of(&["$1", "$2", "$3", "$4", "$5", "$6", "$7"]);
+        statements.push(format!(
+            "CREATE OR REPLACE FUNCTION {prefix}inbox_admit(text, uuid, text, bigint, bigint, \
+             bigint, bigint) RETURNS boolean LANGUAGE plpgsql SET lock_timeout = '5s' AS $body$ \
+             BEGIN {insert}; RETURN FOUND; END $body$"
+        ));
         let state = self.first_state("gen_random_uuid()", &self.found_in());
         statements.push(format!("{state} ON CONFLICT DO NOTHING"));
         statements
