@@ -5,7 +5,7 @@
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
 
-use posthouse_databases::{MariaDb, Postgres};
+use posthouse_databases::{MariaDb, Postgres, Stop};
 use rusqlite::Connection;
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader};
@@ -110,6 +110,7 @@ fn refused_message_is_parked_listed_and_comes_back() {
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert_eq!(listed.lines().count(), 2, "{listed}");
     assert!(listed.contains("NOT_FOUND"), "{listed}");
+    assert!(listed.contains("\t1 B\t"), "the size, not the body: {listed}");
     assert_eq!(parked(&["discard", "1"]).status.code(), Some(0));
     assert_eq!(parked(&["redrive", "77"]).status.code(), Some(4), "there is no such number");
     assert_eq!(parked(&["redrive"]).status.code(), Some(2), "which?");
@@ -173,6 +174,76 @@ fn relay_that_starts_before_its_broker_waits_for_it() {
     let _broker = site.start();
     relay.until("active");
     assert_eq!(relay.stop(), Some(0));
+}
+
+#[test]
+fn relay_that_starts_before_its_database_waits_for_it() {
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.create_database().unwrap();
+    ok("nowhere:1", &["outbox", "install", "--database", database.url()]);
+    let mut site = Site::new(&[]);
+    let broker = site.start();
+    postgres.stop(Stop::Fast).unwrap();
+    let mut child =
+        command(broker.address(), &["relay", "--database", database.url()]).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut relay = Relay { child, log, first: String::new(), said: String::new() };
+    relay.until("trying again");
+
+    postgres.restart().unwrap();
+    relay.until("active");
+    assert_eq!(relay.stop(), Some(0));
+}
+
+#[test]
+fn rows_changed_after_they_were_claimed_halt_a_relay_until_they_are_accepted() {
+    let mut site = Site::new(&[]);
+    let broker = site.start();
+    let server = broker.address();
+    ok(server, &["topic", "create", "orders"]);
+    let file = site.path("shop.db");
+    let database = format!("sqlite:{}", text(&file));
+    ok("nowhere:1", &["outbox", "install", "--database", &database]);
+    insert(&file, "orders", "changed since");
+    // A claim that was recorded for another body, and that no broker has had.
+    let claimed = "INSERT INTO posthouse_outbox_claim VALUES (1, '1', 7, 0); \
+                   UPDATE posthouse_outbox_state SET claimed = 1";
+    Connection::open(&file).unwrap().execute_batch(claimed).unwrap();
+
+    let halted = run(server, &["relay", "--database", &database]);
+    assert_eq!(halted.status.code(), Some(1));
+    assert!(stderr(&halted).contains("--accept-changed-rows"), "{}", stderr(&halted));
+    let accepted = ["relay", "--accept-changed-rows", "--database", &database];
+    let mut child = command(server, &accepted).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut relay = Relay { child, log, first: String::new(), said: String::new() };
+    relay.until("active");
+    let wanted = &["consume", "orders", "s", "--create", "--count", "1"];
+    assert_eq!(ok(server, wanted), "changed since\n");
+    assert_eq!(relay.stop(), Some(0));
+}
+
+#[test]
+fn status_counts_a_hundred_thousand_and_says_when_there_are_more() {
+    let site = Site::new(&[]);
+    let file = site.path("shop.db");
+    let database = format!("sqlite:{}", text(&file));
+    ok("nowhere:1", &["outbox", "install", "--database", &database]);
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) \
+                INSERT INTO posthouse_outbox (topic, body) SELECT 'orders', '' FROM n";
+    Connection::open(&file).unwrap().execute_batch(fill).unwrap();
+    let says = |shown: &str, number: u64| {
+        let status = ok("nowhere:1", &["outbox", "status", "--database", &database]);
+        assert!(status.contains(shown), "{status}");
+        let status = object("nowhere:1", &["outbox", "status", "--database", &database]);
+        assert_eq!(status["waiting"], number, "{status}");
+    };
+
+    says(" 100,000 messages,", 100_000);
+    insert(&file, "orders", "");
+    says(" 100,000 messages or more", 100_001);
+    insert(&file, "orders", "");
+    says(" 100,000 messages or more", 100_001);
 }
 
 #[test]
