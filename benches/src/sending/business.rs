@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use posthouse_client::Message;
+use posthouse_outbox_sqlx::Error;
 use tokio::task::JoinSet;
 
 use super::Failed;
@@ -49,6 +50,10 @@ pub(super) enum Send {
     Bare,
     /// A message, through the outbox.
     Message,
+    /// A message, through an outbox that is connected directly.
+    Directly,
+    /// A message, by a transaction of the outbox.
+    Closure,
 }
 
 /// A database with the tables of the business, and an outbox.
@@ -94,12 +99,13 @@ pub(super) trait Business: Clone + marker::Send + Sync + 'static {
 
 /// The business on one kind of database: the statements differ in their placeholders only.
 macro_rules! business {
-    ($name:ident, $driver:ident, $pool:ty, $begin:expr, $update:literal, $insert:literal, $bare:literal, $clear:literal) => {
+    ($name:ident, $driver:ident, $db:ty, $pool:ty, $direct:expr, $begin:expr, $update:literal, $insert:literal, $bare:literal, $clear:literal) => {
         #[doc = concat!("The business on ", stringify!($driver), ".")]
         #[derive(Clone)]
         pub(super) struct $name {
             pub(super) pool: $pool,
             pub(super) outbox: posthouse_outbox_sqlx::$driver::Outbox,
+            direct: posthouse_outbox_sqlx::$driver::Outbox,
         }
 
         impl $name {
@@ -121,7 +127,19 @@ macro_rules! business {
                 tx.commit().await?;
                 let outbox = posthouse_outbox_sqlx::$driver::Outbox::new(pool.clone());
                 outbox.install().await?;
-                Ok(Self { pool, outbox })
+                let direct = $direct(outbox.clone());
+                Ok(Self { pool, outbox, direct })
+            }
+
+            /// What a transaction is about.
+            async fn work(tx: &mut sqlx::Transaction<'_, $db>, id: i64) -> Result<(), Error> {
+                let update =
+                    concat!("UPDATE account SET balance = balance + 1 WHERE id = ", $update);
+                sqlx::query(update).bind(id).execute(&mut **tx).await?;
+                let insert =
+                    concat!("INSERT INTO purchase (account, amount) VALUES (", $insert, ")");
+                sqlx::query(insert).bind(id).bind(1_i64).execute(&mut **tx).await?;
+                Ok(())
             }
         }
 
@@ -129,13 +147,13 @@ macro_rules! business {
             async fn perform(&self, step: u64, send: Send) -> Result<(), Failed> {
                 let account = account(step);
                 let id = i64::try_from(account)?;
+                if send == Send::Closure {
+                    let message = message(account, step).to(TOPIC);
+                    let work = async |tx: &mut sqlx::Transaction<'_, $db>| Self::work(tx, id).await;
+                    return Ok(self.outbox.send_with_transaction(message, work).await?);
+                }
                 let mut tx = self.pool.begin_with($begin).await?;
-                let update =
-                    concat!("UPDATE account SET balance = balance + 1 WHERE id = ", $update);
-                sqlx::query(update).bind(id).execute(&mut *tx).await?;
-                let insert =
-                    concat!("INSERT INTO purchase (account, amount) VALUES (", $insert, ")");
-                sqlx::query(insert).bind(id).bind(1_i64).execute(&mut *tx).await?;
+                Self::work(&mut tx, id).await?;
                 let bell = match send {
                     Send::Nothing => None,
                     Send::Bare => {
@@ -151,6 +169,11 @@ macro_rules! business {
                         let message = message(account, step).to(TOPIC);
                         Some(self.outbox.enqueue(&mut tx, message).await?)
                     }
+                    Send::Directly => {
+                        let message = message(account, step).to(TOPIC);
+                        Some(self.direct.enqueue(&mut tx, message).await?)
+                    }
+                    Send::Closure => None,
                 };
                 tx.commit().await?;
                 if let Some(bell) = bell {
@@ -170,7 +193,9 @@ macro_rules! business {
 business!(
     OnSqlite,
     sqlite,
+    sqlx::Sqlite,
     sqlx::SqlitePool,
+    |outbox| outbox,
     "BEGIN IMMEDIATE",
     "?",
     "?, ?",
@@ -181,7 +206,9 @@ business!(
 business!(
     OnPostgres,
     postgres,
+    sqlx::Postgres,
     sqlx::PgPool,
+    posthouse_outbox_sqlx::postgres::Outbox::connects_directly,
     "BEGIN",
     "$1",
     "$1, $2",
@@ -192,7 +219,9 @@ business!(
 business!(
     OnMariadb,
     mysql,
+    sqlx::MySql,
     sqlx::MySqlPool,
+    |outbox| outbox,
     "START TRANSACTION",
     "?",
     "?, ?",

@@ -1,5 +1,5 @@
 //! What an enqueue costs: the same business transaction without one, with one, and with a bare insert
-//! of the same row, in turn.
+//! of the same row, in turn; on PostgreSQL also over connections that are known to be direct.
 
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ use crate::report;
 /// Clients at the same time.
 const CLIENTS: [u64; 3] = [1, 4, 16];
 /// What is compared.
-const KINDS: [Send; 3] = [Send::Nothing, Send::Bare, Send::Message];
+const KINDS: [Send; 5] = [Send::Nothing, Send::Bare, Send::Message, Send::Directly, Send::Closure];
 
 pub(super) async fn run(options: &Options) -> Result<(), Failed> {
     let dir = tempfile::tempdir_in(&options.common.dir)?;
     let probe = Probe::new(dir.path())?;
     report::line("tax of an enqueue on a business transaction (one update, one insert), synced");
-    report::line("database  clients   tx/s without  bare insert  enqueue   tax: bare  enqueue");
+    report::line("                                   tax of a  tax of an               in a");
+    report::line("database  clients   tx/s without  bare insert  enqueue  directly  closure");
     for database in &options.databases {
         let servers = Servers::start(*database, dir.path())?;
         match database {
@@ -53,7 +54,7 @@ async fn measure(
     for clients in CLIENTS {
         let mut figures = Vec::new();
         for round in 0..rounds {
-            let mut rates = [0.0; 3];
+            let mut rates = [0.0; KINDS.len()];
             // Who goes first changes, so that a drift of the machine favours nobody.
             for turn in 0..KINDS.len() {
                 let kind = (round + turn) % KINDS.len();
@@ -64,16 +65,15 @@ async fn measure(
             }
             figures.push(rates);
         }
-        let middle = |figure: fn(&[f64; 3]) -> f64| report::median(figures.iter().map(figure));
-        let [without, bare, with] =
-            [middle(|rates| rates[0]), middle(|rates| rates[1]), middle(|rates| rates[2])];
-        let [bare_tax, tax] =
-            [middle(|rates| 1.0 - rates[1] / rates[0]), middle(|rates| 1.0 - rates[2] / rates[0])]
-                .map(|tax| tax * 100.0);
-        report::line(format_args!(
-            "{database:<10}{clients:>7}{without:>15.0}{bare:>13.0}{with:>9.0}{bare_tax:>10.1} %\
-             {tax:>7.1} %"
-        ));
+        let without = report::median(figures.iter().map(|rates| rates[0]));
+        let taxes = (1..KINDS.len()).map(|kind| {
+            let tax = |rates: &[f64; KINDS.len()]| {
+                rates.get(kind).map_or(0.0, |rate| 1.0 - rate / rates[0])
+            };
+            format!("{:>9.1} %", report::median(figures.iter().map(tax)) * 100.0)
+        });
+        let taxes: String = taxes.collect();
+        report::line(format_args!("{database:<10}{clients:>7}{without:>15.0}{taxes}"));
     }
     Ok(())
 }
