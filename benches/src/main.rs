@@ -5,6 +5,7 @@ mod bare_loop;
 mod client;
 mod clock;
 mod compare;
+mod delayed;
 mod device;
 mod disk;
 mod layout;
@@ -60,6 +61,8 @@ enum Scenario {
     Client(client::Options),
     /// A deep backlog in the real binary: memory, start after a kill, the first message.
     Backlog(backlog::Options),
+    /// Many messages that wait until they are due: memory, start after a kill, how fast they come.
+    Delayed(delayed::Options),
     /// Posthouse beside other brokers, which are installed and started here.
     Compare(compare::Options),
     /// Publishing against the real broker, beside the bare loop.
@@ -88,11 +91,12 @@ struct Common {
 }
 
 /// Every scenario, as `list` names them.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "backlog",
     "bare-loop",
     "client",
     "compare",
+    "delayed",
     "inbox-tax",
     "layout",
     "map-vs-write",
@@ -133,6 +137,7 @@ fn run(scenario: Scenario) -> io::Result<()> {
         Scenario::BareLoop(options) => bare_loop::run(&options),
         Scenario::Client(options) => client::run(&options),
         Scenario::Compare(options) => compare::run(&options),
+        Scenario::Delayed(options) => delayed::run(&options),
         Scenario::Layout(common) => layout::run(&common),
         Scenario::OutboxTax(options) => sending::tax(&options),
         Scenario::OutboxDrain(options) => sending::drain(&options),

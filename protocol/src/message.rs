@@ -250,7 +250,7 @@ wire_struct! {
         pub broker: String,
         /// The shard's start epoch.
         pub start_epoch: StartEpoch,
-        /// Largest message body that any topic may allow.
+        /// Largest message body that the broker takes, whatever a topic allows.
         pub message_bytes_max: u32,
         /// Largest batch that the broker takes, a batch of one message excepted.
         pub batch_bytes_max: u32,

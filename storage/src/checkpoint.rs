@@ -170,13 +170,8 @@ impl Checkpoint {
         if header.len > size || header.len < HEADER_LEN as u64 {
             return Err(ReadError::Short { expected: header.len, found: size });
         }
-        let len = usize::try_from(header.len - HEADER_LEN as u64).unwrap_or(usize::MAX);
-        let mut body = vec![0; len];
-        file.read_at(HEADER_LEN as u64, &mut body).map_err(ReadError::Io)?;
-        let mut source = Source::new(&body);
         expect("checkpoint.sections", u64::from(header.sections), 1)?;
-        let state = read_section(&mut source, &identity.salt)?;
-        source.end()?;
+        let state = read_section(file, &header)?;
         Ok(Self { index: header.index, term: header.term, time: header.time, state })
     }
 }
@@ -205,21 +200,29 @@ pub fn load(fs: &dyn Fs, store: StoreId, entry: &CheckpointEntry) -> Result<Chec
     Checkpoint::read(&*file, &identity)
 }
 
-fn read_section(source: &mut Source<'_>, salt: &Salt) -> Result<Vec<u8>, DecodeError> {
+/// The one section, which ends where the file does. A state may be large: there is one copy of it.
+fn read_section(file: &dyn File, header: &Header) -> Result<Vec<u8>, ReadError> {
+    let mut head = [0; SECTION_LEN];
+    file.read_at(HEADER_LEN as u64, &mut head).map_err(ReadError::Io)?;
+    let mut source = Source::new(&head);
     let kind = source.u32("checkpoint.section.kind")?;
     expect("checkpoint.section.kind", u64::from(kind), u64::from(STATE))?;
     let stored = source.u32("checkpoint.section.crc")?;
     let len = source.u64("checkpoint.section.len")?;
-    let padding = padded(len.min(u64::MAX - 8)) - len.min(u64::MAX - 8);
-    let len = usize::try_from(len).unwrap_or(usize::MAX);
-    let state = source.bytes(len, "checkpoint.section")?;
-    let padding = usize::try_from(padding).unwrap_or_default();
-    zeros(source, padding, "checkpoint.section.padding")?;
-    let computed = section_checksum(salt, kind, state);
-    if stored != computed {
-        return Err(DecodeError::Checksum { field: "checkpoint section", stored, computed });
+    let room = header.len.saturating_sub((HEADER_LEN + SECTION_LEN) as u64);
+    if len > room || padded(len) != room {
+        return Err(DecodeError::Invalid { field: "checkpoint.section.len", found: len }.into());
     }
-    Ok(state.to_vec())
+    let mut state = vec![0; usize::try_from(room).unwrap_or(usize::MAX)];
+    file.read_at((HEADER_LEN + SECTION_LEN) as u64, &mut state).map_err(ReadError::Io)?;
+    let padding = state.split_off(usize::try_from(len).unwrap_or(usize::MAX));
+    zeros(&mut Source::new(&padding), padding.len(), "checkpoint.section.padding")?;
+    let computed = section_checksum(&header.identity.salt, kind, &state);
+    if stored != computed {
+        let field = "checkpoint section";
+        return Err(DecodeError::Checksum { field, stored, computed }.into());
+    }
+    Ok(state)
 }
 
 fn section_checksum(salt: &Salt, kind: u32, bytes: &[u8]) -> u32 {

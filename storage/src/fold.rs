@@ -8,7 +8,7 @@ use std::ops::Range;
 /// `apply` must be pure and deterministic: the same events in the same order give the same bytes
 /// from `encode`. And an offset of a batch that was once not needed is never needed again: what a
 /// checkpoint released may be gone before the next one is made.
-pub trait Fold: Send + Sized + 'static {
+pub trait Fold: Clone + Send + Sized + 'static {
     /// Why events or bytes are not understood.
     type Error: std::error::Error + Send + Sync + 'static;
 
@@ -47,8 +47,9 @@ pub trait Fold: Send + Sized + 'static {
     /// All partitions, ascending.
     fn partitions(&self) -> Vec<PartitionId>;
 
-    /// The half-open offset ranges of `partition` that must stay readable, ascending, disjoint.
-    fn needed(&self, partition: PartitionId) -> Vec<Range<Offset>>;
+    /// The half-open offset ranges of `partition` that must stay readable, as far as they lie in
+    /// `within`: ascending, disjoint.
+    fn needed(&self, partition: PartitionId, within: Range<Offset>) -> Vec<Range<Offset>>;
 }
 
 /// Whether any of `ranges` (ascending, disjoint, half-open) meets `start..end`.

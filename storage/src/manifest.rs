@@ -29,7 +29,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// Version of this layout.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Length to which an empty slot is filled with zeros, so that the usual commit grows no file.
 const SLOT_BYTES: usize = 64 << 10;
 /// A slot longer than this is not believed.

@@ -233,12 +233,12 @@ fn read_checkpoint<F: Fold>(
     let identity = checkpoint::Identity { store: manifest.store, id, salt: entry.salt };
     let read = Checkpoint::read(&*file, &identity)
         .map_err(|source| OpenError::Checkpoint { id, source: Box::new(source) })?;
-    let decode = || {
-        F::decode(&read.state)
-            .map_err(|source| OpenError::Checkpoint { id, source: Box::new(source) })
-    };
-    let base = Base { state: decode()?, index: read.index, term: read.term, time: read.time };
-    Ok((decode()?, base))
+    let Checkpoint { index, term, time, state } = read;
+    let decoded = F::decode(&state)
+        .map_err(|source| OpenError::Checkpoint { id, source: Box::new(source) })?;
+    // The bytes of a large state are no longer needed once there are two of it.
+    drop(state);
+    Ok((decoded.clone(), Base { state: decoded, index, term, time }))
 }
 
 /// Commit D: from here on the recovered journal is what there was.

@@ -301,7 +301,7 @@ fn inspection_names_the_lost_slot() {
 }
 
 /// A fold that understands no event.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Refusing;
 
 impl Fold for Refusing {
@@ -333,7 +333,7 @@ impl Fold for Refusing {
         Vec::new()
     }
 
-    fn needed(&self, _partition: PartitionId) -> Vec<Range<Offset>> {
+    fn needed(&self, _partition: PartitionId, _within: Range<Offset>) -> Vec<Range<Offset>> {
         Vec::new()
     }
 }

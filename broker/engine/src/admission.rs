@@ -1,10 +1,11 @@
 //! What admits messages: the topic's limits for each, and the room for all.
 
+use crate::delay::DELAYED_MAX;
 use crate::input::{Space, WindowEntry};
 use crate::refusal::Refusal;
 use posthouse_protocol::batch::{BatchView, EntryRef, Priority};
 use posthouse_protocol::settings::TopicSettings;
-use posthouse_protocol::{ErrorCode, Offset, Timestamp};
+use posthouse_protocol::{ErrorCode, Offset, Timestamp, limits};
 
 /// Bytes that a frame takes besides its batch, generously.
 const FRAME_BYTES: u64 = 256;
@@ -13,6 +14,9 @@ const RETRY_RING_MS: u32 = 100;
 /// When to try again while the disk is full.
 const RETRY_DISK_MS: u32 = 1_000;
 
+/// When to try again while the broker holds as many delayed messages as it can.
+const RETRY_WAITING_MS: u32 = 1_000;
+
 /// What admits publishes.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -20,6 +24,10 @@ pub(crate) struct Admission {
     pub(crate) space: Space,
     /// Whether new work is refused.
     pub(crate) draining: bool,
+    /// The largest body that any topic takes, whatever it allows itself.
+    pub(crate) message_bytes_max: u32,
+    /// Most messages that wait until they are due.
+    pub(crate) delayed_max: usize,
     /// The messages of the batch at hand.
     pub(crate) entries: Vec<WindowEntry>,
     /// Whether any of them has a time at which it is due.
@@ -30,7 +38,14 @@ impl Default for Admission {
     fn default() -> Self {
         let most = u64::MAX;
         let space = Space { frame_bytes_max: most, disk_bytes: most, ring_bytes: most };
-        Self { space, draining: false, entries: Vec::new(), has_times: false }
+        Self {
+            space,
+            draining: false,
+            message_bytes_max: limits::MESSAGE_BYTES_MAX,
+            delayed_max: DELAYED_MAX,
+            entries: Vec::new(),
+            has_times: false,
+        }
     }
 }
 
@@ -50,7 +65,7 @@ impl Admission {
         self.has_times = false;
         let mut offset = base;
         for (place, entry) in view.entries().enumerate() {
-            check_message(settings, &entry).map_err(|refusal| refusal.of_message(place))?;
+            self.check_message(settings, &entry).map_err(|refusal| refusal.of_message(place))?;
             let index_len = u32::try_from(entry.bytes().len()).unwrap_or(u32::MAX);
             let bytes = index_len.saturating_add(entry.body_len);
             self.entries.push(WindowEntry { offset, bytes, damaged: false });
@@ -58,6 +73,38 @@ impl Admission {
             offset = offset.next();
         }
         Ok(())
+    }
+
+    fn check_message(&self, settings: &TopicSettings, entry: &EntryRef<'_>) -> Result<(), Refusal> {
+        let whose = if settings.message_bytes_max <= self.message_bytes_max {
+            ("topic", settings.message_bytes_max)
+        } else {
+            ("broker", self.message_bytes_max)
+        };
+        if entry.body_len > whose.1 {
+            let (found, (whose, limit)) = (entry.body_len, whose);
+            let text = format!("a body of {found} bytes is above the {whose}'s limit of {limit}");
+            return Err(Refusal::of_request(ErrorCode::TooLarge, text));
+        }
+        let plain = entry.priority == Priority::DEFAULT && entry.expires_at == Timestamp::ZERO;
+        if plain {
+            return Ok(());
+        }
+        let text = "expiry and priority of messages are not built yet";
+        Err(Refusal::of_request(ErrorCode::Unsupported, text))
+    }
+
+    /// Checks that `count` more messages may wait until they are due, where `waiting` do.
+    ///
+    /// # Errors
+    ///
+    /// A refusal: too many wait already.
+    pub(crate) fn check_waiting(&self, waiting: usize, count: usize) -> Result<(), Refusal> {
+        if waiting.saturating_add(count) <= self.delayed_max {
+            return Ok(());
+        }
+        let text = format!("{waiting} delayed messages wait; at most {} can", self.delayed_max);
+        Err(Refusal::of_state(ErrorCode::Overloaded, text).retry_after(RETRY_WAITING_MS))
     }
 
     /// Checks that there is room for a frame with `bytes` of batches.
@@ -111,16 +158,14 @@ const fn room_of(bytes: usize) -> (u64, u64) {
     (frame, 2 * frame)
 }
 
-fn check_message(settings: &TopicSettings, entry: &EntryRef<'_>) -> Result<(), Refusal> {
-    if entry.body_len > settings.message_bytes_max {
-        let (found, limit) = (entry.body_len, settings.message_bytes_max);
-        let text = format!("a body of {found} bytes is above the topic's limit of {limit}");
-        return Err(Refusal::of_request(ErrorCode::TooLarge, text));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_messages_wait_and_no_more() {
+        let admission = Admission::default();
+        assert!(admission.check_waiting(9_999_997, 3).is_ok());
+        assert!(admission.check_waiting(9_999_997, 4).is_err());
     }
-    let plain = entry.priority == Priority::DEFAULT && entry.expires_at == Timestamp::ZERO;
-    if plain {
-        return Ok(());
-    }
-    let text = "expiry and priority of messages are not built yet";
-    Err(Refusal::of_request(ErrorCode::Unsupported, text))
 }

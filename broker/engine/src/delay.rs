@@ -1,9 +1,10 @@
 //! Delayed messages: accepted into the waiting room of their topic, published when they are due.
 //!
-//! What waits is in the durable state, so a restart goes on with it. A message that is due is loaded
-//! and published in one frame that takes it out of the waiting room. Only a few are loaded at a
-//! time: each may be as large as a message can be. A topic that is full, or a broker without room,
-//! lets its due messages wait and is tried again.
+//! What waits is in the durable state, so a restart goes on with it. Messages that are due are loaded
+//! in groups, one group of a waiting room at a time, and each group is published as one batch in one
+//! frame that takes it out of the waiting room. A group is no larger than a few hundred KiB, or is
+//! one message. A topic that is full, or a broker without room, lets its due messages wait and is
+//! tried again.
 
 use crate::admission::Admission;
 use crate::context::Context;
@@ -11,10 +12,9 @@ use crate::delivery::{place_in, published};
 use crate::effect::Effect;
 use crate::engine::Volatile;
 use crate::event::{DelayEnded, Event, OffsetRun, TopicTrimmed};
-use crate::input::LoadPurpose;
 use crate::refusal::Refusal;
 use crate::retention::make_room;
-use crate::state::{State, Topic};
+use crate::state::{State, Topic, WaitingRoom};
 use crate::time::Time;
 use bytes::Bytes;
 use posthouse_protocol::batch::BatchView;
@@ -22,23 +22,30 @@ use posthouse_protocol::{ErrorCode, Offset, PartitionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most messages of a broker that wait until they are due.
-pub(crate) const DELAYED_MAX: usize = 1_000_000;
-/// Messages that are loaded at the same time because they are due.
+pub(crate) const DELAYED_MAX: usize = 10_000_000;
+/// Waiting rooms of which messages are loaded at the same time because they are due.
 const LOADS_MAX: usize = 16;
+/// Most messages of a group.
+const GROUP_MAX: usize = 1_024;
+/// Most bytes of a group of more than one message.
+const GROUP_BYTES_MAX: usize = 256 << 10;
 /// When to try again to publish into a topic that had no room.
 const RETRY_MS: u64 = 1_000;
-/// When to try again while the broker holds as many delayed messages as it can.
-const RETRY_FULL_MS: u32 = 1_000;
 /// Longest time between two looks at the clock: somebody may have set it.
 const LOOK_MS_MAX: u64 = 60_000;
 /// Bytes that each delayed message takes in its event.
 pub(crate) const DUE_BYTES: usize = 8;
+/// Bytes at most that each published one takes in the event that takes it out of its waiting room.
+const ENDED_BYTES: usize = 16;
 
 /// What is on its way out of the waiting rooms.
 #[derive(Debug, Default)]
 pub(crate) struct Delays {
-    /// Loads asked for and not answered.
-    asked: BTreeSet<(PartitionId, Offset)>,
+    /// Waiting rooms of which a group was asked for that has not come.
+    asked: BTreeSet<PartitionId>,
+    /// How many messages of a room are tried together, where that is less than usual: more had no
+    /// room.
+    groups: BTreeMap<PartitionId, usize>,
     /// Waiting rooms whose topics had no room, and when to try again.
     stalled: BTreeMap<PartitionId, Time>,
     /// When to look for messages that are due.
@@ -63,19 +70,6 @@ pub(crate) fn due_times(view: &BatchView<'_>, now: Timestamp) -> Result<Vec<Time
     Ok(view.entries().map(|entry| entry.due_at).collect())
 }
 
-/// Checks that `count` more messages may wait.
-///
-/// # Errors
-///
-/// A refusal: too many wait already.
-pub(crate) fn check_count(waiting: usize, count: usize) -> Result<(), Refusal> {
-    if waiting.saturating_add(count) <= DELAYED_MAX {
-        return Ok(());
-    }
-    let text = format!("{waiting} delayed messages wait; at most {DELAYED_MAX} can");
-    Err(Refusal::of_state(ErrorCode::Overloaded, text).retry_after(RETRY_FULL_MS))
-}
-
 /// The waiting room of `topic` and the offset that its next message gets there; the first number
 /// that was never given if it has none yet. `made` counts rooms that the same frame makes before.
 pub(crate) fn place_of(state: &State, topic: &Topic, made: u32) -> (PartitionId, Offset) {
@@ -87,47 +81,69 @@ pub(crate) fn place_of(state: &State, topic: &Topic, made: u32) -> (PartitionId,
 /// The event that drops all that waits for `topic`, if anything does.
 pub(crate) fn purged(state: &State, topic: &Topic) -> Option<Event> {
     let room = topic.waiting_room.and_then(|id| state.waiting.get(id))?;
-    let first = *room.due().first_key_value()?.0;
+    let first = room.first()?;
     let count = room.next.distance_from(first);
     let runs = vec![OffsetRun { first, count }];
     Some(Event::DelayEnded(DelayEnded { partition: room.id, runs }))
 }
 
 impl Volatile {
-    /// The answer to a load of a message that is due. One that is damaged is dropped.
+    /// The answer to a load of messages that are due: publishes them, and drops the damaged ones.
     pub(crate) fn publish_due(
         &mut self,
         context: &mut Context<'_>,
-        (room, offset): (PartitionId, Offset),
+        room: PartitionId,
+        (offsets, damaged): (&[Offset], &[Offset]),
         batch: Option<Bytes>,
     ) {
-        if !self.delays.asked.remove(&(room, offset)) {
+        if !self.delays.asked.remove(&room) {
             return;
         }
-        let found = context.state.waiting.get(room).filter(|room| room.has(offset));
-        let Some(topic) = found.and_then(|room| context.state.topics.get(&room.topic)) else {
+        // A purge takes all of them, and what came after it has other offsets.
+        let waits = |room: &WaitingRoom| offsets.iter().chain(damaged).all(|at| room.has(*at));
+        if !context.state.waiting.get(room).is_some_and(waits) {
+            self.delays.groups.remove(&room);
             return;
-        };
-        let runs = vec![OffsetRun { first: offset, count: 1 }];
-        let ended = Event::DelayEnded(DelayEnded { partition: room, runs });
-        let Some(batch) = batch else {
-            context.append(vec![ended], Vec::new());
-            return;
-        };
+        }
+        if !damaged.is_empty() {
+            context.append(vec![ended(room, damaged)], Vec::new());
+        }
+        if let Some(batch) = batch
+            && !offsets.is_empty()
+        {
+            self.publish_batch(context, room, offsets, batch);
+        }
+    }
+
+    fn publish_batch(
+        &mut self,
+        context: &mut Context<'_>,
+        room: PartitionId,
+        offsets: &[Offset],
+        batch: Bytes,
+    ) {
         let Self { delays, deliveries, sweeps, admission, .. } = self;
-        let Ok(trim) = room_for(context.state, topic, admission, &batch) else {
-            delays.stalled.insert(room, context.now.mono.plus_millis(RETRY_MS));
+        let state = &*context.state;
+        let topic = state.waiting.get(room).and_then(|room| state.topics.get(&room.topic));
+        let Some((topic, mut place)) = topic.zip(topic.and_then(|topic| place_in(state, topic)))
+        else {
             return;
         };
-        let Some(mut place) = place_in(context.state, topic) else { return };
-        // It may come from a commit that is not committed yet and of which nothing is seen before.
+        let bytes = batch.len() + offsets.len() * ENDED_BYTES;
+        let Ok(trim) = room_for(state, topic, admission, (offsets.len(), batch.len(), bytes))
+        else {
+            delays.had_no_room(room, offsets.len(), context.now.mono);
+            return;
+        };
+        delays.had_room(room);
+        // They may come from a commit that is not committed yet and of which nothing is seen before.
         place.written &= context.journal.visibility.may_leave(room);
         let mut events = Vec::new();
         if let Some(start) = trim {
             events.push(Event::TopicTrimmed(TopicTrimmed { id: place.topic, start }));
         }
-        events.extend([published(place, &batch), ended]);
-        admission.take(batch.len());
+        events.extend([published(place, &batch), ended(room, offsets)]);
+        admission.take(bytes);
         deliveries.publish(context, events, place, batch);
         if trim.is_some() {
             deliveries.trimmed(context, place.partition);
@@ -136,46 +152,57 @@ impl Volatile {
     }
 }
 
-/// Where `topic` must start so that the batch fits; an error if it has to wait.
+/// The event that takes these messages out of a waiting room.
+fn ended(partition: PartitionId, offsets: &[Offset]) -> Event {
+    let mut offsets = offsets.to_vec();
+    offsets.sort_unstable();
+    let mut runs: Vec<OffsetRun> = Vec::new();
+    for first in offsets {
+        match runs.last_mut() {
+            Some(run) if run.first.plus(run.count) == first => run.count += 1,
+            Some(_) | None => runs.push(OffsetRun { first, count: 1 }),
+        }
+    }
+    Event::DelayEnded(DelayEnded { partition, runs })
+}
+
+/// Where `topic` must start so that a batch of so many messages and bytes fits, and a frame of so
+/// many bytes with it; an error if they have to wait.
 fn room_for(
     state: &State,
     topic: &Topic,
     admission: &Admission,
-    batch: &Bytes,
+    (count, batch, frame): (usize, usize, usize),
 ) -> Result<Option<Offset>, Refusal> {
-    admission.check_space(batch.len())?;
-    make_room(state, topic, 1, batch.len() as u64)
+    admission.check_space(frame)?;
+    make_room(state, topic, count as u64, batch as u64)
 }
 
 impl Delays {
     /// Asks for messages that are due, and notes when to look again.
-    pub(crate) fn flush(&mut self, context: &mut Context<'_>, draining: bool) {
+    pub(crate) fn flush(&mut self, context: &mut Context<'_>, admission: &Admission) {
         self.wake = None;
-        if draining || context.state.waiting.messages() == 0 {
+        if admission.draining || context.state.waiting.messages() == 0 {
             return;
         }
         let now = context.now;
         self.stalled.retain(|_, until| *until > now.mono);
-        let Self { asked, stalled, .. } = self;
+        let Self { asked, stalled, groups, .. } = self;
         let Context { state, effects, .. } = context;
+        // A quarter of a frame leaves room for the events, and for the last message that fitted.
+        let frame = usize::try_from(admission.space.frame_bytes_max / 4).unwrap_or(usize::MAX);
         for (_, id) in state.waiting.heads().take_while(|(due, _)| *due <= now.wall) {
             if asked.len() >= LOADS_MAX {
                 break;
             }
             let room = state.waiting.get(id).filter(|_| !stalled.contains_key(&id));
-            for offset in room.into_iter().flat_map(|room| room.due_by(now.wall)) {
-                if asked.len() >= LOADS_MAX {
-                    break;
-                }
-                if asked.insert((id, offset)) {
-                    effects.push(Effect::LoadMessage {
-                        purpose: LoadPurpose::Due { partition: id, offset },
-                        partition: id,
-                        offset,
-                        headers: Vec::new(),
-                    });
-                }
-            }
+            let Some(room) = room.filter(|_| asked.insert(id)) else { continue };
+            let count_max = groups.get(&id).copied().unwrap_or(GROUP_MAX);
+            effects.push(Effect::LoadDue {
+                partition: id,
+                offsets: room.due_by(now.wall, count_max),
+                bytes_max: GROUP_BYTES_MAX.min(frame),
+            });
         }
         let next = state.waiting.next_head(now.wall).map(|due| {
             let wait = due.0.saturating_sub(now.wall.0);
@@ -184,19 +211,27 @@ impl Delays {
         self.wake = next.into_iter().chain(stalled.values().copied()).min();
     }
 
+    /// So many messages of a room found no room together: the next one is tried alone, and waits if
+    /// it is alone already.
+    fn had_no_room(&mut self, room: PartitionId, count: usize, now: Time) {
+        self.groups.insert(room, 1);
+        if count == 1 {
+            self.stalled.insert(room, now.plus_millis(RETRY_MS));
+        }
+    }
+
+    /// Twice as many may be tried the next time.
+    fn had_room(&mut self, room: PartitionId) {
+        if let Some(group) = self.groups.get_mut(&room) {
+            *group *= 2;
+            if *group >= GROUP_MAX {
+                self.groups.remove(&room);
+            }
+        }
+    }
+
     /// When [`Self::flush`] has something to do.
     pub(crate) const fn next_deadline(&self) -> Option<Time> {
         self.wake
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn so_many_messages_wait_and_no_more() {
-        assert!(check_count(DELAYED_MAX - 3, 3).is_ok());
-        assert!(check_count(DELAYED_MAX - 3, 4).is_err());
     }
 }

@@ -68,6 +68,15 @@ pub enum Effect {
         /// [`DEAD_HEADER_PREFIX`] are taken out instead.
         headers: Vec<(Bytes, Bytes)>,
     },
+    /// Read messages that are due and answer with `DueLoaded`.
+    LoadDue {
+        /// The waiting room.
+        partition: PartitionId,
+        /// Where they are in there, in the order in which they are to be published.
+        offsets: Vec<Offset>,
+        /// Bytes of the batch at most, but at least one message.
+        bytes_max: usize,
+    },
 }
 
 /// Names of the headers that a dead letter carries start with this.

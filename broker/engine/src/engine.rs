@@ -50,6 +50,17 @@ impl Engine {
         Self { state, journal, volatile: Volatile::default() }
     }
 
+    /// Takes no message with a body above `limit` bytes from now on, whatever a topic allows.
+    pub const fn set_message_bytes_max(&mut self, limit: u32) {
+        self.volatile.admission.message_bytes_max = limit;
+    }
+
+    /// Lets so many delayed messages wait at most.
+    #[cfg(test)]
+    pub(crate) const fn set_delayed_max(&mut self, limit: usize) {
+        self.volatile.admission.delayed_max = limit;
+    }
+
     /// The durable state.
     #[must_use]
     pub const fn state(&self) -> &State {
@@ -80,6 +91,9 @@ impl Engine {
             }
             Input::MessageLoaded { purpose, batch } => {
                 volatile.message_loaded(context, purpose, batch);
+            }
+            Input::DueLoaded { partition, offsets, damaged, batch } => {
+                volatile.publish_due(context, partition, (&offsets, &damaged), batch);
             }
             Input::Space(space) => volatile.admission.space = space,
             Input::Deadline => volatile.on_deadline(context),
@@ -173,9 +187,6 @@ impl Volatile {
             LoadPurpose::Redrive { partition, offset } => {
                 self.deliveries.bring_back(context, partition, offset, batch);
             }
-            LoadPurpose::Due { partition, offset } => {
-                self.publish_due(context, (partition, offset), batch);
-            }
         }
     }
 
@@ -209,7 +220,7 @@ impl Volatile {
         for partition in self.moved.drain(..) {
             self.fetches.visible_moved(context, partition);
         }
-        self.delays.flush(context, self.admission.draining);
+        self.delays.flush(context, &self.admission);
         self.deliveries.flush(context);
     }
 

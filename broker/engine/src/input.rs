@@ -65,6 +65,18 @@ pub enum Input {
         /// stored bytes are damaged or gone.
         batch: Option<Bytes>,
     },
+    /// The answer to [`Effect::LoadDue`](crate::Effect::LoadDue). What was asked for and is in neither
+    /// list was not read.
+    DueLoaded {
+        /// The waiting room.
+        partition: PartitionId,
+        /// Which messages `batch` has, in its order.
+        offsets: Vec<Offset>,
+        /// Messages whose stored bytes are damaged or gone.
+        damaged: Vec<Offset>,
+        /// The messages, unchanged; `None` if there are none.
+        batch: Option<Bytes>,
+    },
     /// How much room there is.
     Space(Space),
     /// [`Engine::next_deadline`](crate::Engine) has come, or any other moment.
@@ -97,13 +109,6 @@ pub enum LoadPurpose {
     /// To go back from the dead letter topic to where it came from.
     Redrive {
         /// The dead letter topic's partition.
-        partition: PartitionId,
-        /// Where it is in there.
-        offset: Offset,
-    },
-    /// To be published, because it is due.
-    Due {
-        /// The waiting room.
         partition: PartitionId,
         /// Where it is in there.
         offset: Offset,

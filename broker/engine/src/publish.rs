@@ -123,7 +123,7 @@ fn delay(
     (sender, due): (Option<Sender>, Vec<Timestamp>),
     batch: &Bytes,
 ) -> Result<(Receipt, Gate), Refusal> {
-    delay::check_count(context.state.waiting.messages(), due.len())?;
+    admission.check_waiting(context.state.waiting.messages(), due.len())?;
     let bytes = batch.len() + due.len() * DUE_BYTES;
     admission.check_space(bytes)?;
     admission.check_frame(bytes)?;

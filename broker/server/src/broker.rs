@@ -319,7 +319,9 @@ impl Opened {
         let checkpoints =
             CheckpointThread::start(opened.checkpointer, clock, inbox.arrived.clone())
                 .map_err(|source| io("start the checkpointer", source))?;
-        let engine = Engine::new(opened.state.0, opened.journal.written());
+        let message_bytes_max = u32::try_from(config.message_bytes_max).unwrap_or(u32::MAX);
+        let mut engine = Engine::new(opened.state.0, opened.journal.written());
+        engine.set_message_bytes_max(message_bytes_max);
         let parts = Parts {
             engine,
             journal: opened.journal,
@@ -333,7 +335,7 @@ impl Opened {
         core.start(&report).map_err(StartError::Exit)?;
         let greeting = Greeting {
             start_epoch: report.start_epoch,
-            message_bytes_max: u32::try_from(config.message_bytes_max).unwrap_or(u32::MAX),
+            message_bytes_max,
             batch_bytes_max: config.batch_bytes_max(),
             frame_bytes_max: config.batch_bytes_max().saturating_add(limits::HEAD_BYTES_MAX),
             hello_within: config.hello_timeout,

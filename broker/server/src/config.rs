@@ -109,8 +109,8 @@ options! {
     /// OVERLOADED; a batch takes 32 bytes.
     index_bytes_max: u64 as ByteSize = INDEX_BYTES_MAX_DEFAULT;
 
-    /// Largest message body, as clients are told; what decides is each topic's own limit. At most
-    /// 16 MiB. Above 7 MiB it needs larger segments.
+    /// Largest message body, whatever a topic allows. At most 16 MiB. Above 7 MiB it needs larger
+    /// segments.
     message_bytes_max: u64 as ByteSize = MESSAGE_BYTES_MAX_DEFAULT;
 
     /// Connections at a time; more are closed at once.

@@ -62,7 +62,7 @@ impl Fold for Folded {
         self.0.partitions().collect()
     }
 
-    fn needed(&self, partition: PartitionId) -> Vec<Range<Offset>> {
-        self.0.needed(partition)
+    fn needed(&self, partition: PartitionId, within: Range<Offset>) -> Vec<Range<Offset>> {
+        self.0.needed_in(partition, within)
     }
 }

@@ -17,6 +17,7 @@ pub mod config;
 mod connection;
 mod core;
 mod deliver;
+mod due;
 mod exit;
 mod fold;
 mod gates;

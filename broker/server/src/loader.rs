@@ -1,11 +1,12 @@
 //! Reads that may touch the disk, on a thread of their own, so that the core never waits for one.
 
+use crate::due::{Due, read_due};
 use crate::read;
 use crate::shell::Job;
 use bytes::Bytes;
 use posthouse_engine::Input;
 use posthouse_engine::effect::Fetch;
-use posthouse_engine::input::{ConnectionId, LoadPurpose};
+use posthouse_engine::input::ConnectionId;
 use posthouse_protocol::{CorrelationId, Reply};
 use posthouse_storage::reader::Reader;
 use std::collections::VecDeque;
@@ -127,10 +128,14 @@ pub fn perform(reader: &Reader, job: Job) -> Loaded {
         }
         Job::Message { purpose, partition, offset, headers } => {
             let batch = read::message(reader, partition, offset, purpose, headers);
-            if batch.is_none() && matches!(purpose, LoadPurpose::Due { .. }) {
+            Loaded::Input(Input::MessageLoaded { purpose, batch })
+        }
+        Job::Due { partition, offsets, bytes_max } => {
+            let Due { offsets, damaged, batch } = read_due(reader, partition, &offsets, bytes_max);
+            for offset in &damaged {
                 tracing::error!(%partition, %offset, "a delayed message is damaged, and dropped");
             }
-            Loaded::Input(Input::MessageLoaded { purpose, batch })
+            Loaded::Input(Input::DueLoaded { partition, offsets, damaged, batch })
         }
         Job::Fetch(fetch) => {
             let (reply, tail) = read::fetch(reader, &fetch);

@@ -1,5 +1,4 @@
-//! What is read from the storage for windows, fetches, deliveries, dead letters and messages that
-//! are due.
+//! What is read from the storage for windows, fetches, deliveries and dead letters.
 
 use crate::slices::{Budget, Cut, cut};
 use bytes::Bytes;
@@ -233,7 +232,6 @@ pub(crate) fn message(
     let mut message = own(&batch.bytes, &source).ok()?;
     match purpose {
         LoadPurpose::DeadLetter { .. } => add_dead_headers(&mut message, headers),
-        LoadPurpose::Due { .. } => {}
         LoadPurpose::Redrive { .. } => {
             message.headers.retain(|(name, _)| !name.starts_with(DEAD_HEADER_PREFIX.as_bytes()));
         }
@@ -250,7 +248,8 @@ fn add_dead_headers(message: &mut Message, headers: Vec<(Bytes, Bytes)>) {
     message.headers.extend(headers);
 }
 
-fn own(batch: &Bytes, source: &MessageRef<'_>) -> Result<Message, DecodeError> {
+/// A message that shares the bytes of its batch.
+pub(crate) fn own(batch: &Bytes, source: &MessageRef<'_>) -> Result<Message, DecodeError> {
     let part = |bytes: &[u8]| {
         if bytes.is_empty() { Bytes::new() } else { batch.slice_ref(bytes) }
     };

@@ -83,6 +83,15 @@ pub enum Job {
         /// Headers to add.
         headers: Vec<(Bytes, Bytes)>,
     },
+    /// See [`Effect::LoadDue`].
+    Due {
+        /// The waiting room.
+        partition: PartitionId,
+        /// Where the messages are.
+        offsets: Vec<Offset>,
+        /// Bytes of the batch at most.
+        bytes_max: usize,
+    },
     /// See [`Fetch`].
     Fetch(Fetch),
 }
@@ -283,6 +292,9 @@ impl<O: Outlet> Shell<O> {
             }
             Effect::LoadMessage { purpose, partition, offset, headers } => {
                 self.outlet.load(Job::Message { purpose, partition, offset, headers });
+            }
+            Effect::LoadDue { partition, offsets, bytes_max } => {
+                self.outlet.load(Job::Due { partition, offsets, bytes_max });
             }
         }
     }

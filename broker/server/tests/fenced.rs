@@ -436,7 +436,7 @@ fn check_served(life: &Life, whole: &Folded, frames: &[Frame], lost: &[&Frame]) 
             let is_needed = |needed: &[std::ops::Range<Offset>]| {
                 needed.iter().any(|range| range.contains(base))
             };
-            if *partition != id || !is_needed(&whole.needed(id)) {
+            if *partition != id || !is_needed(&whole.0.needed(id)) {
                 continue;
             }
             assert!(is_needed(&state.needed(id)), "offset {base} of {id}, {lost:?}");

@@ -181,7 +181,7 @@ fn batch_bytes(run: &Run) -> u64 {
 /// if nobody can tell.
 fn needed_bytes<F: Fold>(run: &Run, state: &F) -> u64 {
     let of_partition = |partition: Partition| {
-        let needed = state.needed(partition.id);
+        let needed = state.needed(partition.id, partition.start..partition.end);
         if !overlaps(&needed, partition.start, partition.end) {
             return 0;
         }

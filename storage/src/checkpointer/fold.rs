@@ -10,12 +10,15 @@ use crate::run::Runs;
 use crate::segment::Scanner;
 use crate::shared::Segment;
 use bytes::Bytes;
-use posthouse_protocol::{LogIndex, StartEpoch, Timestamp};
+use posthouse_protocol::{LogIndex, Offset, PartitionId, StartEpoch, Timestamp};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A fold stops taking in segments once it has noted this many batches, to bound its memory.
 const BATCHES_MAX: usize = 1 << 18;
+/// Offsets that the state is asked about at once.
+const STRETCH: u64 = 1 << 18;
 
 /// A state and the frame it is at.
 #[derive(Debug)]
@@ -174,13 +177,28 @@ impl Folding {
 /// Sorts `batches` and drops those that no needed offset lies in.
 pub(super) fn retain_needed<F: Fold>(batches: &mut Vec<Found>, state: &F) {
     batches.sort_unstable_by_key(|batch| (batch.partition, batch.base));
-    let mut present = None;
-    let mut needed = Vec::new();
-    batches.retain(|batch| {
-        if present != Some(batch.partition) {
-            present = Some(batch.partition);
-            needed = state.needed(batch.partition);
+    let mut stretch = Stretch::default();
+    batches.retain(|batch| stretch.needs(state, batch));
+}
+
+/// What is needed of a stretch of one partition: never all of it at once, for it may have more holes
+/// than there is memory for.
+#[derive(Default)]
+struct Stretch {
+    partition: Option<PartitionId>,
+    end: Offset,
+    needed: Vec<Range<Offset>>,
+}
+
+impl Stretch {
+    /// Whether any of `batch` is needed; batches come in the order of their offsets.
+    fn needs<F: Fold>(&mut self, state: &F, batch: &Found) -> bool {
+        let end = batch.base.plus(u64::from(batch.count));
+        if self.partition != Some(batch.partition) || end > self.end {
+            self.partition = Some(batch.partition);
+            self.end = end.max(batch.base.plus(STRETCH));
+            self.needed = state.needed(batch.partition, batch.base..self.end);
         }
-        overlaps(&needed, batch.base, batch.base.plus(u64::from(batch.count)))
-    });
+        overlaps(&self.needed, batch.base, end)
+    }
 }

@@ -138,12 +138,12 @@ impl Fold for Toy {
         self.partitions.keys().copied().collect()
     }
 
-    fn needed(&self, partition: PartitionId) -> Vec<Range<Offset>> {
+    fn needed(&self, partition: PartitionId, within: Range<Offset>) -> Vec<Range<Offset>> {
         let mut ranges: Vec<Range<Offset>> = Vec::new();
         let Some(partition) = self.partitions.get(&partition) else {
             return ranges;
         };
-        for offset in &partition.needed {
+        for offset in partition.needed.range(within) {
             match ranges.last_mut() {
                 Some(last) if last.end == *offset => last.end = offset.next(),
                 Some(_) | None => ranges.push(*offset..offset.next()),

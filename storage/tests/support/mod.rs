@@ -78,7 +78,7 @@ impl Fold for Ledger {
         Vec::new()
     }
 
-    fn needed(&self, _partition: PartitionId) -> Vec<Range<Offset>> {
+    fn needed(&self, _partition: PartitionId, _within: Range<Offset>) -> Vec<Range<Offset>> {
         Vec::new()
     }
 }

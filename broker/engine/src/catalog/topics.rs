@@ -151,7 +151,7 @@ fn info(context: &Context<'_>, topic: &Topic) -> TopicInfo {
         next_due_at: Timestamp::ZERO,
     };
     if let Some(room) = topic.waiting_room.and_then(|id| context.state.waiting.get(id)) {
-        info.waiting = room.due().len() as u64;
+        info.waiting = room.len() as u64;
         info.next_due_at = room.next_due().unwrap_or_default();
     }
     if let Some(retained) = context.state.retained(topic.partition) {

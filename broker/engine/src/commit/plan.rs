@@ -136,7 +136,7 @@ impl Plan {
         let due = due_times(view, context.now.wall)?;
         if !due.is_empty() {
             admission.check_messages(&topic.settings, view, Offset::ZERO)?;
-            return self.delay(context, topic, due, batch);
+            return self.delay(context, admission, topic, (due, batch));
         }
         let demand = self.demands.entry(id).or_insert_with(|| Demand {
             partition,
@@ -162,12 +162,12 @@ impl Plan {
     fn delay(
         &mut self,
         context: &Context<'_>,
+        admission: &Admission,
         topic: &Topic,
-        due: Vec<Timestamp>,
-        batch: &Bytes,
+        (due, batch): (Vec<Timestamp>, &Bytes),
     ) -> Result<(), Refusal> {
         self.delayed += due.len();
-        delay::check_count(context.state.waiting.messages(), self.delayed)?;
+        admission.check_waiting(context.state.waiting.messages(), self.delayed)?;
         let made = &mut self.rooms_made;
         let room = self.rooms.entry(topic.id).or_insert_with(|| {
             let place = delay::place_of(context.state, topic, *made);

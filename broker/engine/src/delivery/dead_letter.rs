@@ -11,7 +11,7 @@ use crate::event::{self, DeadLettered, Event};
 use crate::input::{LoadPurpose, WindowEntry};
 use crate::state::{Rejection, State, Subscription, Topic};
 use bytes::Bytes;
-use posthouse_protocol::batch::BatchView;
+use posthouse_protocol::batch::{BatchView, EntryRef};
 use posthouse_protocol::settings::{Durability, SubscriptionSettings, TopicSettings};
 use posthouse_protocol::{Name, Offset, PartitionId, SubscriptionId, TopicId, limits};
 use std::collections::BTreeSet;
@@ -104,7 +104,7 @@ impl Deliveries {
         }
     }
 
-    /// Appends a frame that publishes a batch of one message.
+    /// Appends a frame that publishes a batch of the broker's own.
     pub(crate) fn publish(
         &mut self,
         context: &mut Context<'_>,
@@ -113,19 +113,19 @@ impl Deliveries {
         batch: Bytes,
     ) {
         let Place { partition, base, .. } = place;
-        let entry = entry_of(&batch, base);
-        let append = BatchAppend { partition, base, count: 1, bytes: batch };
+        let (count, entries) = (count_of(&batch), entries_of(&batch, base));
+        let append = BatchAppend { partition, base, count, bytes: batch };
         context.append(events, vec![append]);
-        self.published(context, partition, entry.as_slice());
+        self.published(context, partition, &entries);
     }
 }
 
-/// The event that publishes a batch of one message at `place`.
+/// The event that publishes a batch of the broker's own at `place`.
 pub(crate) fn published(place: Place, batch: &Bytes) -> Event {
     Event::Published(event::Published {
         topic: place.topic,
         base: place.base,
-        count: 1,
+        count: count_of(batch),
         bytes: u32::try_from(batch.len()).unwrap_or(u32::MAX),
         written: place.written,
         sender: None,
@@ -232,8 +232,15 @@ fn headers(
     ]
 }
 
-fn entry_of(batch: &Bytes, offset: Offset) -> Option<WindowEntry> {
-    let entry = BatchView::parse_trusted(batch).ok()?.entries().next()?;
-    let index = u32::try_from(entry.bytes().len()).unwrap_or(u32::MAX);
-    Some(WindowEntry { offset, bytes: index.saturating_add(entry.body_len), damaged: false })
+fn count_of(batch: &Bytes) -> u32 {
+    BatchView::parse_trusted(batch).map_or(0, |view| view.count())
+}
+
+fn entries_of(batch: &Bytes, base: Offset) -> Vec<WindowEntry> {
+    let Ok(view) = BatchView::parse_trusted(batch) else { return Vec::new() };
+    let entry = |(offset, entry): (Offset, EntryRef<'_>)| {
+        let index = u32::try_from(entry.bytes().len()).unwrap_or(u32::MAX);
+        WindowEntry { offset, bytes: index.saturating_add(entry.body_len), damaged: false }
+    };
+    (base.0..).map(Offset).zip(view.entries()).map(entry).collect()
 }

@@ -317,7 +317,7 @@ impl State {
             if end > next {
                 return Err(Conflict::Place { found: end, next });
             }
-            self.waiting.remove(event.partition, run.first..end);
+            self.waiting.remove(event.partition, &(run.first..end));
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use posthouse_protocol::{
 use std::collections::{BTreeMap, VecDeque};
 
 /// Version of this layout.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 impl State {
     /// Appends the whole state to `out`.
@@ -177,19 +177,58 @@ impl WaitingRoom {
         self.id.encode(out);
         self.topic.encode(out);
         self.next.encode(out);
-        put_map(out, self.due());
+        put_due(out, self.due());
     }
 
     fn decode(source: &mut Source<'_>) -> Result<Self, DecodeError> {
         let id = PartitionId::decode(source, "waiting.id")?;
         let topic = TopicId::decode(source, "waiting.topic")?;
         let next = Offset::decode(source, "waiting.next")?;
-        let due = take_map::<Timestamp>(source, "waiting.due")?;
-        if let Some((offset, _)) = due.last_key_value().filter(|(offset, _)| **offset >= next) {
-            return Err(DecodeError::Invalid { field: "waiting.due", found: offset.0 });
+        let mut room = Self::new(id, topic, Offset::ZERO);
+        let mut last = Timestamp::ZERO;
+        for position in 0..varint(source, "waiting.due")? {
+            let step = varint(source, "waiting.due")?;
+            if step & 1 == 1 {
+                room.next = room.next.plus(varint(source, "waiting.offset")?.max(1));
+            }
+            let due = unzigzag(last, step >> 1).filter(|due| *due <= Self::DUE_MAX);
+            let due = due.filter(|_| room.next < next);
+            last = due.ok_or(DecodeError::Invalid { field: "waiting.due", found: position })?;
+            room.push(last);
         }
-        Ok(Self::new(id, topic, next).with(due))
+        room.next = next;
+        Ok(room)
     }
+}
+
+/// Appends a count and, for each message, a number that says with its lowest bit whether offsets were
+/// left out before it, and with the others how much later than the one before it it is due, or
+/// earlier; then how many offsets were left out, if any.
+fn put_due(out: &mut Vec<u8>, (count, due): (usize, impl Iterator<Item = (Offset, Timestamp)>)) {
+    put_varint(out, count as u64);
+    let mut last = (Offset::ZERO, Timestamp::ZERO);
+    for (offset, due) in due {
+        let gap = offset.distance_from(last.0);
+        put_varint(out, zigzag(last.1, due) << 1 | u64::from(gap > 0));
+        if gap > 0 {
+            put_varint(out, gap);
+        }
+        last = (offset.next(), due);
+    }
+}
+
+/// How far `to` lies behind `from`, or before it, as a number that is small if that is.
+fn zigzag(from: Timestamp, to: Timestamp) -> u64 {
+    if to >= from { (to.0 - from.0) << 1 } else { (from.0 - to.0) << 1 | 1 }
+}
+
+fn unzigzag(from: Timestamp, distance: u64) -> Option<Timestamp> {
+    let to = if distance & 1 == 0 {
+        from.0.checked_add(distance >> 1)
+    } else {
+        from.0.checked_sub(distance >> 1)
+    };
+    to.map(Timestamp)
 }
 
 impl Milestones {

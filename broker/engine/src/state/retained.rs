@@ -21,11 +21,17 @@ impl State {
     /// The half-open offset ranges of `partition` that must stay readable, ascending, disjoint.
     #[must_use]
     pub fn needed(&self, partition: PartitionId) -> Vec<Range<Offset>> {
+        self.needed_in(partition, Offset::ZERO..Offset::MAX)
+    }
+
+    /// As far as they lie in `within`.
+    #[must_use]
+    pub fn needed_in(&self, partition: PartitionId, within: Range<Offset>) -> Vec<Range<Offset>> {
         if let Some(room) = self.waiting.get(partition) {
-            return room.needed();
+            return room.needed(within);
         }
-        self.retained(partition)
-            .map_or_else(Vec::new, |retained| retained.iter(Offset::ZERO).collect())
+        let retained = self.retained(partition);
+        retained.map_or_else(Vec::new, |retained| retained.iter_in(within).collect())
     }
 
     pub(crate) fn retained(&self, partition: PartitionId) -> Option<Retained<'_>> {
@@ -67,13 +73,21 @@ impl<'a> Retained<'a> {
 
     /// The ranges from `from` on, ascending, disjoint and not touching.
     pub(crate) fn iter(self, from: Offset) -> impl Iterator<Item = Range<Offset>> + 'a {
-        let mut from = from.max(self.partition.start);
+        self.iter_in(from..Offset::MAX)
+    }
+
+    /// What of the ranges lies in `within`.
+    fn iter_in(self, within: Range<Offset>) -> impl Iterator<Item = Range<Offset>> + 'a {
+        let mut from = within.start.max(self.partition.start);
         std::iter::from_fn(move || {
-            let mut range = self.next_part(from)?;
-            while let Some(more) = self.next_part(range.end).filter(|more| more.start == range.end)
+            let mut range = self.next_part(from).filter(|range| range.start < within.end)?;
+            while range.end < within.end
+                && let Some(more) = self.next_part(range.end)
+                && more.start == range.end
             {
                 range.end = more.end;
             }
+            range.end = range.end.min(within.end);
             from = range.end;
             Some(range)
         })

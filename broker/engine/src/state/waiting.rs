@@ -2,8 +2,19 @@
 //!
 //! A waiting room is a partition that nobody reads. A message leaves it when it is published into
 //! its topic, or is purged, or proves to be damaged. Its bytes stay needed until then.
+//!
+//! Ten million of them are to fit into memory twice, so each takes about 8 bytes, in whatever order
+//! they come and go.
 
-use posthouse_protocol::{Offset, PartitionId, Timestamp, TopicId};
+mod block;
+mod room;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use room::WaitingRoom;
+
+use posthouse_protocol::{Offset, PartitionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -15,19 +26,6 @@ pub(crate) struct WaitingRooms {
     heads: BTreeSet<(Timestamp, PartitionId)>,
     /// Messages in all of them.
     messages: usize,
-}
-
-/// The durable state of one waiting room.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct WaitingRoom {
-    pub(crate) id: PartitionId,
-    pub(crate) topic: TopicId,
-    /// The offset that the next message gets here.
-    pub(crate) next: Offset,
-    /// When what still waits is due.
-    due: BTreeMap<Offset, Timestamp>,
-    /// The same, in the order of time.
-    order: BTreeSet<(Timestamp, Offset)>,
 }
 
 impl WaitingRooms {
@@ -60,7 +58,7 @@ impl WaitingRooms {
     /// Adds a room.
     pub(super) fn open(&mut self, room: WaitingRoom) {
         self.close(room.id);
-        self.messages += room.due.len();
+        self.messages += room.len();
         self.heads.extend(room.head());
         self.rooms.insert(room.id, room);
     }
@@ -68,7 +66,7 @@ impl WaitingRooms {
     /// Takes a room away with all that waits in it.
     pub(super) fn close(&mut self, id: PartitionId) {
         if let Some(room) = self.rooms.remove(&id) {
-            self.messages -= room.due.len();
+            self.messages -= room.len();
             if let Some(head) = room.head() {
                 self.heads.remove(&head);
             }
@@ -79,22 +77,14 @@ impl WaitingRooms {
     pub(super) fn add(&mut self, id: PartitionId, due: &[Timestamp]) {
         self.change(id, |room| {
             for due in due {
-                room.due.insert(room.next, *due);
-                room.order.insert((*due, room.next));
-                room.next = room.next.next();
+                room.push(*due);
             }
         });
     }
 
     /// Takes what waits in `range` out of a room.
-    pub(super) fn remove(&mut self, id: PartitionId, range: Range<Offset>) {
-        self.change(id, |room| {
-            while let Some((offset, due)) = room.due.range(range.clone()).next() {
-                let (offset, due) = (*offset, *due);
-                room.due.remove(&offset);
-                room.order.remove(&(due, offset));
-            }
-        });
+    pub(super) fn remove(&mut self, id: PartitionId, range: &Range<Offset>) {
+        self.change(id, |room| room.remove(range));
     }
 
     /// Passes over all offsets of a room below `next`.
@@ -111,62 +101,14 @@ impl WaitingRooms {
 
     fn change(&mut self, id: PartitionId, change: impl FnOnce(&mut WaitingRoom)) {
         let Some(room) = self.rooms.get_mut(&id) else { return };
-        let (head, before) = (room.head(), room.due.len());
+        let (head, before) = (room.head(), room.len());
         change(room);
-        self.messages = self.messages - before + room.due.len();
+        self.messages = self.messages - before + room.len();
         if head != room.head() {
             if let Some(head) = head {
                 self.heads.remove(&head);
             }
             self.heads.extend(room.head());
         }
-    }
-}
-
-impl WaitingRoom {
-    pub(super) fn new(id: PartitionId, topic: TopicId, next: Offset) -> Self {
-        Self { id, topic, next, due: BTreeMap::new(), order: BTreeSet::new() }
-    }
-
-    /// A room as a checkpoint keeps it.
-    pub(super) fn with(self, due: BTreeMap<Offset, Timestamp>) -> Self {
-        let order = due.iter().map(|(offset, due)| (*due, *offset)).collect();
-        Self { due, order, ..self }
-    }
-
-    /// What waits, and until when.
-    pub(crate) const fn due(&self) -> &BTreeMap<Offset, Timestamp> {
-        &self.due
-    }
-
-    /// When the first message is due, if one waits.
-    pub(crate) fn next_due(&self) -> Option<Timestamp> {
-        self.order.first().map(|(due, _)| *due)
-    }
-
-    /// What is due at `at`, the earliest first.
-    pub(crate) fn due_by(&self, at: Timestamp) -> impl Iterator<Item = Offset> {
-        self.order.range(..=(at, Offset::MAX)).map(|(_, offset)| *offset)
-    }
-
-    /// Whether the message at `offset` still waits.
-    pub(crate) fn has(&self, offset: Offset) -> bool {
-        self.due.contains_key(&offset)
-    }
-
-    /// What must stay readable: ascending, disjoint, not touching.
-    pub(crate) fn needed(&self) -> Vec<Range<Offset>> {
-        let mut needed: Vec<Range<Offset>> = Vec::new();
-        for offset in self.due.keys() {
-            match needed.last_mut() {
-                Some(last) if last.end == *offset => last.end = offset.next(),
-                Some(_) | None => needed.push(*offset..offset.next()),
-            }
-        }
-        needed
-    }
-
-    fn head(&self) -> Option<(Timestamp, PartitionId)> {
-        self.next_due().map(|due| (due, self.id))
     }
 }

@@ -189,6 +189,24 @@ fn body_above_the_topics_limit_is_refused_with_the_limit() {
 }
 
 #[test]
+fn body_above_the_brokers_limit_is_refused_whatever_its_topic_allows() {
+    let mut shell = Shell::new();
+    let topic = shell.create_topic("orders", TopicSettings::default()).id;
+    let mut sender = shell.open_producer(None);
+    shell.engine.set_message_bytes_max(3);
+
+    receipt(shell.publish(&mut sender, topic, &["abc"]));
+    let (code, text) = code_of(shell.publish(&mut sender, topic, &["abcd"]));
+    assert_eq!(code, ErrorCode::TooLarge);
+    assert_eq!(text, "a body of 4 bytes is above the broker's limit of 3");
+    let due = shell.now.wall.0 + 1_000;
+    let reply = shell.publish_due(&mut sender, topic, &[("abcd", due)]);
+    assert_eq!(code_of(reply).0, ErrorCode::TooLarge);
+    let parts = [Part::Publish("orders", &["abc", "abcd"])];
+    assert_eq!(fault(shell.commit(&mut sender, &parts)), (ErrorCode::TooLarge, Some((0, 1))));
+}
+
+#[test]
 fn unknown_topic_and_unknown_producer_are_told_apart() {
     let (mut shell, topic, mut sender) = orders(Durability::Synced);
 

@@ -133,7 +133,9 @@ impl Shell {
                     self.deliveries.push(deliver);
                 }
                 Effect::Fetch(fetch) => self.fetched.push(fetch),
-                load @ (Effect::LoadWindow { .. } | Effect::LoadMessage { .. }) => {
+                load @ (Effect::LoadWindow { .. }
+                | Effect::LoadMessage { .. }
+                | Effect::LoadDue { .. }) => {
                     self.loads.push(load);
                 }
             }
@@ -192,7 +194,6 @@ impl Shell {
                 let batch = stored.map(|(mut message, _)| {
                     match purpose {
                         LoadPurpose::DeadLetter { .. } => message.headers.extend(headers),
-                        LoadPurpose::Due { .. } => {}
                         LoadPurpose::Redrive { .. } => message
                             .headers
                             .retain(|(name, _)| !name.starts_with(b"posthouse-dead-")),
@@ -202,6 +203,20 @@ impl Shell {
                     builder.finish(Timestamp(1))
                 });
                 Input::MessageLoaded { purpose, batch }
+            }
+            Effect::LoadDue { partition, offsets, bytes_max } => {
+                let stored = self.stored(partition);
+                let mut builder = BatchBuilder::new();
+                let mut found = Vec::new();
+                for at in offsets {
+                    builder.push(&stored[&at].0).unwrap();
+                    found.push(at);
+                    if builder.len() >= bytes_max {
+                        break;
+                    }
+                }
+                let batch = Some(builder.finish(Timestamp(1)));
+                Input::DueLoaded { partition, offsets: found, damaged: Vec::new(), batch }
             }
             Effect::Append(_) | Effect::Reply { .. } | Effect::Deliver(_) | Effect::Fetch(_) => {
                 panic!("nothing is loaded for this effect")

@@ -197,7 +197,7 @@ impl Subscription {
 /// Everything of a partition that the state still needs.
 fn read_all(state: &Folded, reader: &Reader, partition: PartitionId) -> Result<Stored, String> {
     let mut stored = Stored::new();
-    for range in state.needed(partition) {
+    for range in state.0.needed(partition) {
         let mut next = range.start;
         while next < range.end {
             let batches = reader

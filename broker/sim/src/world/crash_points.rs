@@ -64,7 +64,8 @@ impl World {
         let store = Store::<Folded>::open(Arc::new(disk.clone()), options)
             .map_err(|error| format!("a crash point cannot be opened: {error} ({error:?})"))?;
         self.faults.torn_tails += u64::from(store.report.torn.is_some());
-        let waits = store.state.0.waiting_rooms().any(|(id, _)| !store.state.needed(id).is_empty());
+        let waits =
+            store.state.0.waiting_rooms().any(|(id, _)| !store.state.0.needed(id).is_empty());
         self.faults.crash_points_with_waiting += u64::from(waits);
         if store.report.is_damaged() {
             return Err(format!("a crash point is damaged: {:?}", store.report));

@@ -163,7 +163,8 @@ impl World {
     fn recovered(&mut self, store: &Store<Folded>) -> Result<(), String> {
         let report = &store.report;
         self.faults.torn_tails += u64::from(report.torn.is_some());
-        let waits = store.state.0.waiting_rooms().any(|(id, _)| !store.state.needed(id).is_empty());
+        let waits =
+            store.state.0.waiting_rooms().any(|(id, _)| !store.state.0.needed(id).is_empty());
         self.faults.starts_with_waiting += u64::from(waits);
         if report.is_damaged() {
             return Err(format!("nothing damages the disk, and yet: {report:?}"));

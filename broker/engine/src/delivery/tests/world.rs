@@ -230,7 +230,7 @@ impl World {
                         }
                     }
                 }
-                Effect::Fetch(_) => {}
+                Effect::Fetch(_) | Effect::LoadDue { .. } => {}
                 Effect::LoadWindow { subscription, partition, from, end, entries_max } => {
                     self.loads.push(effect);
                     let answer = self.window(subscription, partition, from..end, entries_max);

@@ -158,7 +158,10 @@ impl Bench {
                     Effect::Reply { reply, .. } => {
                         assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
                     }
-                    Effect::Fetch(_) | Effect::LoadWindow { .. } | Effect::LoadMessage { .. } => {}
+                    Effect::Fetch(_)
+                    | Effect::LoadWindow { .. }
+                    | Effect::LoadMessage { .. }
+                    | Effect::LoadDue { .. } => {}
                 }
             }
             let (written, committed) = (self.last, self.last);

@@ -1,0 +1,125 @@
+//! Delayed messages that are due, read out of their batches and put into a new one.
+//!
+//! They are asked for in the order of their times and lie in the order in which they came, so each
+//! stored batch is looked at once, whatever the order.
+
+use crate::read::own;
+use bytes::Bytes;
+use posthouse_protocol::batch::{BatchBuilder, BatchView, MessageRef, Messages};
+use posthouse_protocol::{Offset, PartitionId, Timestamp};
+use posthouse_storage::reader::{Reader, StoredBatch};
+use std::collections::BTreeMap;
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    /// Which messages `batch` has, in its order.
+    pub(crate) offsets: Vec<Offset>,
+    /// Messages that are damaged or gone.
+    pub(crate) damaged: Vec<Offset>,
+    /// `None` if it would be empty.
+    pub(crate) batch: Option<Bytes>,
+}
+
+/// A message where it is stored.
+struct Stored {
+    batch: Bytes,
+    index: Bytes,
+    body: Bytes,
+    /// When the batch was made that it came in.
+    batch_at: Timestamp,
+}
+
+/// Messages that are looked up at first; then twice as many each time, so that few are looked up in
+/// vain if they are large.
+const LOOK_UP: usize = 16;
+
+/// Reads messages from the front of `wanted` until they make a batch of `bytes_max`, but at least
+/// one.
+pub(crate) fn read_due(
+    reader: &Reader,
+    partition: PartitionId,
+    wanted: &[Offset],
+    bytes_max: usize,
+) -> Due {
+    let mut due = Due::default();
+    let mut group = Group { builder: BatchBuilder::new(), batch_at: Timestamp::ZERO, bytes_max };
+    let (mut left, mut count) = (wanted, LOOK_UP);
+    'all: while !left.is_empty() {
+        let (some, rest) = left.split_at(count.min(left.len()));
+        let mut found = find(reader, partition, some);
+        for offset in some {
+            match found.remove(offset).map(|stored| group.add(&stored)) {
+                Some(Added::Taken) => due.offsets.push(*offset),
+                Some(Added::Damaged) | None => due.damaged.push(*offset),
+                Some(Added::Full) => break 'all,
+            }
+        }
+        (left, count) = (rest, count * 2);
+    }
+    due.batch = (!due.offsets.is_empty()).then(|| group.builder.finish(group.batch_at));
+    due
+}
+
+/// A batch in the making.
+struct Group {
+    builder: BatchBuilder,
+    batch_at: Timestamp,
+    bytes_max: usize,
+}
+
+enum Added {
+    Taken,
+    Full,
+    Damaged,
+}
+
+impl Group {
+    fn add(&mut self, stored: &Stored) -> Added {
+        let bytes = stored.index.len() + stored.body.len();
+        if !self.builder.is_empty() && self.builder.len() + bytes > self.bytes_max {
+            return Added::Full;
+        }
+        let source = Messages::new(&stored.index, &stored.body).next();
+        let source = source.filter(|source| source.verify().is_ok());
+        let message = source.and_then(|source| own(&stored.batch, &source).ok());
+        if message.is_none_or(|message| self.builder.push(&message).is_err()) {
+            return Added::Damaged;
+        }
+        self.batch_at = self.batch_at.max(stored.batch_at);
+        Added::Taken
+    }
+}
+
+/// Where the messages are of which the batch is sound.
+fn find(reader: &Reader, partition: PartitionId, wanted: &[Offset]) -> BTreeMap<Offset, Stored> {
+    let mut wanted = wanted.to_vec();
+    wanted.sort_unstable();
+    let mut wanted = wanted.into_iter().peekable();
+    let mut found = BTreeMap::new();
+    while let Some(offset) = wanted.next() {
+        let Some(batch) = batch_with(reader, partition, offset) else { continue };
+        let Ok(view) = BatchView::parse_trusted(&batch.bytes) else { continue };
+        let mut next = Some(offset);
+        for (at, message) in (batch.base.0..).map(Offset).zip(view.messages()) {
+            if next == Some(at) {
+                found.insert(at, stored(&batch.bytes, &message, view.created_at()));
+                next = wanted.next_if(|next| *next < batch.next_offset());
+            }
+            if next.is_none() {
+                break;
+            }
+        }
+    }
+    found
+}
+
+fn batch_with(reader: &Reader, partition: PartitionId, offset: Offset) -> Option<StoredBatch> {
+    let batches = reader.read(partition, offset, 1).ok()?;
+    batches.into_iter().next().filter(|batch| batch.base <= offset)
+}
+
+fn stored(batch: &Bytes, message: &MessageRef<'_>, batch_at: Timestamp) -> Stored {
+    let body = if message.body.is_empty() { Bytes::new() } else { batch.slice_ref(message.body) };
+    Stored { index: batch.slice_ref(message.entry.bytes()), body, batch: batch.clone(), batch_at }
+}
