@@ -11,6 +11,7 @@ use crate::inbox::Inbox;
 use crate::listener::{Host, Listener, accept_all, accept_inner};
 use crate::outbox::Memory;
 use crate::shell::Room;
+use crate::spin::Spin;
 use posthouse_client::{Connecting, Pipe};
 use posthouse_engine::Engine;
 use posthouse_protocol::message::Goodbye;
@@ -19,15 +20,17 @@ use posthouse_storage::Store;
 use posthouse_storage::fs::real::RealFs;
 use std::cell::Cell;
 use std::fmt;
+use std::num::NonZero;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, available_parallelism};
 use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Bytes of the pipe to an in-process client.
 const PIPE_BYTES: usize = 256 << 10;
@@ -363,6 +366,23 @@ impl Run<'_> {
         }
     }
 
+    /// Waits until something arrives or is due: awake for a while if that has paid lately.
+    async fn something(&self, core: &Core, mut timer: Pin<&mut Sleep>, spin: &mut Spin) {
+        let since = core.time();
+        let waited = || core.time().saturating_sub(since);
+        let mut awake = true;
+        let mut arrived = std::pin::pin!(self.inbox.arrived.notified());
+        loop {
+            awake = awake && waited() < spin.budget();
+            tokio::select! {
+                biased;
+                () = &mut arrived => return spin.waited(waited()),
+                () = timer.as_mut() => return,
+                () = look_again(), if awake => {}
+            }
+        }
+    }
+
     /// Rounds until the broker is to stop, or the disk fails.
     async fn until_stopped(self, core: &mut Core) -> Result<(), Exit> {
         let mut timer = std::pin::pin!(sleep_until(Instant::from_std(core.wake_at())));
@@ -373,13 +393,13 @@ impl Run<'_> {
             }
         };
         let mut stop = std::pin::pin!(stop);
+        let mut spin = Spin::new(available_parallelism().map_or(1, NonZero::get));
         loop {
             tokio::select! {
                 biased;
                 // First: a broker that always has something to do would never stop.
                 () = &mut stop => return Ok(()),
-                () = self.inbox.arrived.notified() => {}
-                () = timer.as_mut() => {}
+                () = self.something(core, timer.as_mut(), &mut spin) => {}
             }
             self.gather().await;
             core.round()?;
@@ -389,6 +409,12 @@ impl Run<'_> {
             timer.as_mut().reset(Instant::from_std(core.wake_at()));
         }
     }
+}
+
+/// Looks at the sockets without waiting; whoever wants this processor goes first.
+async fn look_again() {
+    std::thread::yield_now();
+    tokio::task::yield_now().await;
 }
 
 /// Answers what is under way, tells everybody, and waits until all has been sent.

@@ -6,28 +6,24 @@
 use crate::commits;
 use crate::inbox::Inbox;
 use crate::outbox::Connection;
-use bytes::{Buf, Bytes, BytesMut};
+use crate::socket::{Parts, Writing};
+use bytes::{Bytes, BytesMut};
 use posthouse_engine::Input;
 use posthouse_protocol::batch::BatchView;
 use posthouse_protocol::frame::{self, Frame};
-use posthouse_protocol::message::{
-    Goodbye, HELLO_MAGIC, Heartbeat, Refused, RefusedAt, VERSION, Welcome,
-};
+use posthouse_protocol::message::{Goodbye, HELLO_MAGIC, Refused, RefusedAt, VERSION, Welcome};
 use posthouse_protocol::{
     CorrelationId, DecodeError, ErrorCode, Reply, Request, StartEpoch, limits,
 };
-use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
 /// Room made for each read.
 const READ_BYTES: usize = 64 << 10;
-/// Slices given to one vectored write.
-const SLICES_MAX: usize = 64;
 
 /// What every connection is told.
 #[derive(Clone, Copy, Debug)]
@@ -146,24 +142,13 @@ async fn serve(
     inbox: &Inbox,
     greeting: Greeting,
 ) -> Ended {
-    let idle = Duration::from_secs(limits::IDLE_SECONDS_MAX);
     loop {
-        while !connection.has_room() {
-            connection.wait_for_room().await;
-            if connection.is_closing() {
-                return Ended::Closed;
-            }
-        }
+        connection.wait_for_room().await;
         inbox.room().await;
         let next = next_frame(stream, received, connection, greeting.frame_bytes_max);
-        let frame = tokio::select! {
-            biased;
-            frame = timeout(idle, next) => match frame {
-                Ok(Ok(frame)) => frame,
-                Ok(Err(ended)) => return ended,
-                Err(_) => return Ended::Silent,
-            },
-            () = closing(connection) => return Ended::Closed,
+        let frame = match next.await {
+            Ok(frame) => frame,
+            Err(ended) => return ended,
         };
         if let Err(ended) = accept(frame, connection, inbox, greeting) {
             return ended;
@@ -180,12 +165,6 @@ async fn serve(
                 Err(error) => return error.into(),
             }
         }
-    }
-}
-
-async fn closing(connection: &Connection) {
-    while !connection.is_closing() {
-        connection.room.notified().await;
     }
 }
 
@@ -222,6 +201,7 @@ fn accept(
     inbox: &Inbox,
     greeting: Greeting,
 ) -> Result<(), Ended> {
+    connection.heard();
     let bytes = frame::FRAME_HEADER_LEN + frame.head.len() + frame.tail.len();
     let request = Request::decode(frame.kind, &frame.head)?;
     if matches!(request, Request::Hello(_)) {
@@ -303,59 +283,27 @@ fn refuse(
     connection.send(correlation, &Reply::Refused(refused));
 }
 
-/// Sends until the connection ends and everything has been sent, with heartbeats in between.
-pub(crate) async fn write_all(
-    mut stream: impl AsyncWrite + Unpin,
-    connection: Rc<Connection>,
-) -> io::Result<()> {
-    let mut chunks = VecDeque::new();
-    let quiet = Duration::from_secs(limits::HEARTBEAT_SECONDS);
+/// Sends what the core could not send itself, until the connection ends and everything is sent.
+pub(crate) async fn write_all(mut writing: Writing, connection: Rc<Connection>) -> io::Result<()> {
+    let stuck = Duration::from_secs(limits::IDLE_SECONDS_MAX);
+    let mut parts = Parts::default();
     loop {
-        let tells_commit = connection.take_unsent(&mut chunks);
-        if chunks.is_empty() {
+        let tells_commit = connection.take_to_write(&mut parts);
+        if parts.is_empty() {
             if connection.is_closing() {
-                return stream.shutdown().await;
+                return Ok(());
             }
-            if timeout(quiet, connection.to_send.notified()).await.is_err() {
-                connection.send(CorrelationId::ZERO, &Reply::Heartbeat(Heartbeat {}));
-            }
+            connection.to_send.notified().await;
             continue;
         }
-        while !chunks.is_empty() {
-            let stuck = Duration::from_secs(limits::IDLE_SECONDS_MAX);
-            let sent = timeout(stuck, write_some(&mut stream, &chunks)).await??;
-            drop_front(&mut chunks, sent);
+        while !parts.is_empty() {
+            let sent = timeout(stuck, writing.write(&parts)).await??;
+            parts.sent(sent);
             connection.sent(sent);
         }
-        stream.flush().await?;
+        connection.written();
         if tells_commit {
             commits::after_reply();
         }
-    }
-}
-
-async fn write_some(
-    stream: &mut (impl AsyncWrite + Unpin),
-    chunks: &VecDeque<Bytes>,
-) -> io::Result<usize> {
-    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-    let mut count = 0;
-    for (slice, chunk) in slices.iter_mut().zip(chunks) {
-        *slice = IoSlice::new(chunk);
-        count += 1;
-    }
-    let sent = stream.write_vectored(slices.get(..count).unwrap_or_default()).await?;
-    if sent == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(sent) }
-}
-
-fn drop_front(chunks: &mut VecDeque<Bytes>, mut sent: usize) {
-    while sent > 0 {
-        let Some(front) = chunks.front_mut() else { return };
-        if front.len() > sent {
-            front.advance(sent);
-            return;
-        }
-        sent -= front.len();
-        chunks.pop_front();
     }
 }

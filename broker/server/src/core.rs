@@ -19,7 +19,7 @@ use posthouse_storage::recover::RecoveryReport;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Connections by id, shared with the listener.
 pub(crate) type Connections = Rc<RefCell<BTreeMap<ConnectionId, Rc<Connection>>>>;
@@ -53,6 +53,8 @@ struct Sockets {
     reader: Reader,
     loader: Loader,
     connections: Connections,
+    /// Connections that got something to send in this round.
+    spoken_to: Vec<Rc<Connection>>,
 }
 
 impl Core {
@@ -60,7 +62,8 @@ impl Core {
         let Parts { engine, journal, reader, room, clock, inbox, connections } = parts;
         let syncer = Syncer::start(inbox.arrived.clone())?;
         let loader = Loader::start(&reader, inbox.arrived.clone())?;
-        let shell = Shell::new(engine, journal, room, Sockets { reader, loader, connections });
+        let sockets = Sockets { reader, loader, connections, spoken_to: Vec::new() };
+        let shell = Shell::new(engine, journal, room, sockets);
         Ok(Self { shell, syncer, clock, inbox, inputs: Vec::new(), loaded: Vec::new() })
     }
 
@@ -71,6 +74,11 @@ impl Core {
     /// [`Exit`] if the disk failed.
     pub(crate) fn start(&mut self, report: &RecoveryReport) -> Result<(), Exit> {
         self.shell.start(self.clock.now(), report)
+    }
+
+    /// Since the start of the broker, for measuring how long something took.
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_micros(self.clock.now().mono.0)
     }
 
     /// When the next round is due even if nothing arrives.
@@ -105,6 +113,7 @@ impl Core {
         self.take_loaded(&mut inputs);
         let job = self.shell.round(now, inputs.drain(..))?;
         self.inputs = inputs;
+        self.shell.outlet().flush();
         if let Some(job) = job {
             self.syncer.begin(job);
         }
@@ -145,7 +154,7 @@ impl Core {
 
 impl Sockets {
     fn send(
-        &self,
+        &mut self,
         connection: ConnectionId,
         correlation: CorrelationId,
         reply: &Reply,
@@ -154,7 +163,9 @@ impl Sockets {
         // A connection that is gone needs no reply: its client asks again with the same ids.
         if let Some(connection) = self.connections.borrow().get(&connection) {
             let len = tail.iter().map(Bytes::len).sum();
-            connection.send_with_tail(correlation, reply, tail.into_iter(), len);
+            if connection.queue(correlation, reply, tail.into_iter(), len) {
+                self.spoken_to.push(Rc::clone(connection));
+            }
         }
     }
 }
@@ -168,9 +179,15 @@ impl Outlet for Sockets {
         if let Some(connection) = self.connections.borrow().get(&deliver.connection) {
             read_delivery(&self.reader, &deliver, |head, tail| {
                 let len = tail.iter().map(Bytes::len).sum();
-                connection.send_with_tail(CorrelationId::ZERO, &head, tail.into_iter(), len);
+                if connection.queue(CorrelationId::ZERO, &head, tail.into_iter(), len) {
+                    self.spoken_to.push(Rc::clone(connection));
+                }
             });
         }
+    }
+
+    fn flush(&mut self) {
+        self.spoken_to.drain(..).for_each(|connection| connection.send_queued());
     }
 
     fn load(&mut self, job: Job) {

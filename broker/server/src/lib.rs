@@ -28,7 +28,10 @@ mod outbox;
 mod read;
 pub mod shell;
 mod slices;
+mod socket;
+mod spin;
 mod syncer;
+mod watch;
 
 pub use broker::{Broker, Connector, StartError};
 pub use config::{Config, ConfigError};

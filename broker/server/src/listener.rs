@@ -4,6 +4,8 @@ use crate::connection::{self, Ended, Greeting};
 use crate::core::Connections;
 use crate::inbox::Inbox;
 use crate::outbox::{Connection, Memory};
+use crate::socket::{Sender, Writing};
+use crate::watch::watch;
 use posthouse_engine::Input;
 use posthouse_engine::input::ConnectionId;
 use posthouse_protocol::ErrorCode;
@@ -11,7 +13,7 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::io::{AsyncRead, DuplexStream};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 
@@ -44,13 +46,17 @@ pub(crate) async fn accept_all(listener: Listener, host: Host) {
                 Ok((stream, peer)) => {
                     // Replies are put together already; waiting to fill packets only adds delay.
                     let ready = stream.set_nodelay(true);
-                    ready.map(|()| host.welcome(stream.into_split(), &peer.to_string()))
+                    let (read, write) = stream.into_split();
+                    let write = Writing::Socket(Sender::Tcp(Rc::new(write)));
+                    ready.map(|()| host.welcome(read, write, &peer.to_string()))
                 }
                 Err(error) => Err(error),
             },
             Listener::Unix(listener) => match listener.accept().await {
                 Ok((stream, _)) => {
-                    host.welcome(stream.into_split(), "unix");
+                    let (read, write) = stream.into_split();
+                    let write = Writing::Socket(Sender::Unix(Rc::new(write)));
+                    host.welcome(read, write, "unix");
                     Ok(())
                 }
                 Err(error) => Err(error),
@@ -66,29 +72,27 @@ pub(crate) async fn accept_all(listener: Listener, host: Host) {
 /// Serves connections from the same process until the broker is dropped.
 pub(crate) async fn accept_inner(mut streams: mpsc::Receiver<DuplexStream>, host: Host) {
     while let Some(stream) = streams.recv().await {
-        host.welcome(tokio::io::split(stream), "in process");
+        let (read, write) = tokio::io::split(stream);
+        host.welcome(read, Writing::Pipe(write), "in process");
     }
     // The task is ended with the broker.
     std::future::pending::<()>().await;
 }
 
 impl Host {
-    fn welcome<R, W>(&self, (read, write): (R, W), peer: &str)
-    where
-        R: AsyncRead + Unpin + 'static,
-        W: AsyncWrite + Unpin + 'static,
-    {
+    fn welcome(&self, read: impl AsyncRead + Unpin + 'static, writing: Writing, peer: &str) {
         if self.connections.borrow().len() >= self.connections_max {
             tracing::warn!(peer, limit = self.connections_max, "too many connections, closed");
             return;
         }
         let id = ConnectionId(self.next_id.get());
         self.next_id.set(id.0 + 1);
-        let connection = Rc::new(Connection::new(id, Rc::clone(&self.memory)));
+        let connection = Connection::new(id, writing.sender(), Rc::clone(&self.memory));
+        let connection = Rc::new(connection);
         self.connections.borrow_mut().insert(id, Rc::clone(&connection));
         tracing::debug!(connection = id.0, peer, "connected");
         let leave = Leave { id, host: self.clone() };
-        let writer = connection::write_all(write, Rc::clone(&connection));
+        let writer = connection::write_all(writing, Rc::clone(&connection));
         let reader = connection::read_all(
             read,
             Rc::clone(&connection),
@@ -110,17 +114,21 @@ async fn run(
     connection: &Connection,
 ) {
     let mut writer = std::pin::pin!(writer);
+    let mut has_written = false;
     let ended = tokio::select! {
-        ended = reader => {
-            // A peer that has gone takes nothing; one that broke the protocol is told.
-            if matches!(ended, Ended::Broke(..)) || connection.is_closing() {
-                let farewell = tokio::time::timeout(Duration::from_secs(1), writer).await;
-                tracing::trace!(connection = id.0, sent = farewell.is_ok(), "farewell");
-            }
-            ended
+        ended = reader => ended,
+        ended = watch(connection) => ended,
+        () = connection.closed() => Ended::Closed,
+        written = &mut writer => {
+            has_written = true;
+            written.err().map_or(Ended::Closed, Ended::Io)
         }
-        written = &mut writer => written.err().map_or(Ended::Closed, Ended::Io),
     };
+    // A silent peer takes nothing; one that broke the protocol is told.
+    if connection.is_closing() && !has_written {
+        let farewell = tokio::time::timeout(Duration::from_secs(1), writer).await;
+        tracing::trace!(connection = id.0, sent = farewell.is_ok(), "farewell");
+    }
     match &ended {
         Ended::Broke(ErrorCode::Malformed | ErrorCode::Corrupt | ErrorCode::TooLarge, _) => {
             tracing::warn!(connection = id.0, why = %ended, "connection closed");

@@ -1,8 +1,11 @@
 //! What a connection has to send, and the bookkeeping that bounds it.
 //!
-//! The core puts frames in; the connection's writer task takes everything that waits and sends
-//! it with one vectored write. All on one thread, so cells suffice.
+//! The core puts frames in and, at the end of its round, gives everything that waits to the system
+//! itself, with one vectored write: waking a task for that costs more than the frames. What the
+//! system does not take is left to the connection's writer task. All on one thread, so cells suffice.
 
+use crate::commits;
+use crate::socket::{Parts, Sender};
 use bytes::{Bytes, BytesMut};
 use posthouse_engine::input::ConnectionId;
 use posthouse_protocol::frame::encode_head;
@@ -26,12 +29,20 @@ pub(crate) struct Memory {
     all_max: usize,
     /// Rings when all together are below their limit again.
     room: Notify,
+    /// Room for what is being sent; empty in between.
+    parts: RefCell<Parts>,
 }
 
 impl Memory {
     /// Nothing is used; at most `each_max` may be by one connection, `all_max` by all.
     pub(crate) fn new(each_max: usize, all_max: usize) -> Self {
-        Self { used: Cell::new(0), each_max, all_max, room: Notify::new() }
+        Self {
+            used: Cell::new(0),
+            each_max,
+            all_max,
+            room: Notify::new(),
+            parts: RefCell::default(),
+        }
     }
 
     fn take(&self, bytes: usize) {
@@ -51,11 +62,23 @@ impl Memory {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
+    /// What takes bytes without waiting, if the connection has such a thing.
+    sender: Option<Sender>,
     unsent: RefCell<Unsent>,
-    /// Rings when there is something to send, or the connection is to close.
+    /// The writer holds bytes that were taken; whatever comes now is sent after them, by it.
+    writing: Cell<bool>,
+    /// Rings when there is something to send that the core could not send itself, or the connection
+    /// is to close.
     pub(crate) to_send: Notify,
-    /// Rings when there is room to read again.
-    pub(crate) room: Notify,
+    /// Rings when there is room to read again and the reader waits for that.
+    room: Notify,
+    waits_for_room: Cell<bool>,
+    /// Rings when the connection is to close.
+    closed: Notify,
+    /// A whole frame came, or none was read because there was no room, since the last look.
+    heard: Cell<bool>,
+    /// Something was sent since the last look.
+    spoke: Cell<bool>,
     unanswered: RefCell<BTreeMap<CorrelationId, usize>>,
     unanswered_bytes: Cell<usize>,
     /// Bytes of a large frame that has not all arrived.
@@ -74,12 +97,18 @@ struct Unsent {
 }
 
 impl Connection {
-    pub(crate) fn new(id: ConnectionId, memory: Rc<Memory>) -> Self {
+    pub(crate) fn new(id: ConnectionId, sender: Option<Sender>, memory: Rc<Memory>) -> Self {
         Self {
             id,
+            sender,
             unsent: RefCell::default(),
+            writing: Cell::new(false),
             to_send: Notify::new(),
             room: Notify::new(),
+            waits_for_room: Cell::new(false),
+            closed: Notify::new(),
+            heard: Cell::new(false),
+            spoke: Cell::new(false),
             unanswered: RefCell::default(),
             unanswered_bytes: Cell::new(0),
             receiving: Cell::new(0),
@@ -88,21 +117,24 @@ impl Connection {
         }
     }
 
-    /// Queues a frame without a tail.
+    /// Sends a frame without a tail, by way of the writer.
     pub(crate) fn send(&self, correlation: CorrelationId, reply: &Reply) {
-        self.send_with_tail(correlation, reply, std::iter::empty(), 0);
+        self.queue(correlation, reply, std::iter::empty(), 0);
+        self.to_send.notify_one();
     }
 
-    /// Queues a frame; the tail's parts, `tail_len` bytes in all, are sent without a copy.
-    pub(crate) fn send_with_tail(
+    /// Queues a frame; the tail's parts, `tail_len` bytes in all, are sent without a copy. Call
+    /// [`Self::send_queued`] later. Says whether nothing was queued before.
+    pub(crate) fn queue(
         &self,
         correlation: CorrelationId,
         reply: &Reply,
         tail: impl Iterator<Item = Bytes>,
         tail_len: usize,
-    ) {
+    ) -> bool {
         self.answered(correlation);
         let mut unsent = self.unsent.borrow_mut();
+        let was_empty = unsent.open.is_empty() && unsent.chunks.is_empty();
         let before = unsent.open.len();
         encode_head(&mut unsent.open, reply.kind(), correlation, tail_len, |out| reply.encode(out));
         let grown = unsent.open.len() - before + tail_len;
@@ -113,25 +145,83 @@ impl Connection {
             unsent.close_chunk();
         }
         unsent.chunks.extend(tail.filter(|part| !part.is_empty()));
-        drop(unsent);
-        self.to_send.notify_one();
+        was_empty
     }
 
-    /// Takes everything that waits to be sent. Says whether an answer to a commit is in it.
-    pub(crate) fn take_unsent(&self, into: &mut VecDeque<Bytes>) -> bool {
+    /// Gives what is queued to the system, as much as it takes at once; the writer does the rest.
+    pub(crate) fn send_queued(&self) {
+        if self.writing.get() {
+            return; // It looks again when it has sent what it holds.
+        }
+        let Some(sender) = &self.sender else { return self.to_send.notify_one() };
+        let mut parts = std::mem::take(&mut *self.memory.parts.borrow_mut());
+        let tells_commit = self.take_unsent(&mut parts);
+        while !parts.is_empty() {
+            // Whatever is wrong with the socket, the writer is going to meet it.
+            let Ok(sent) = sender.try_write(&parts) else { break };
+            parts.sent(sent);
+            self.sent(sent);
+        }
+        if parts.is_empty() {
+            if tells_commit {
+                commits::after_reply();
+            }
+        } else {
+            self.put_back(&mut parts, tells_commit);
+            self.to_send.notify_one();
+        }
+        *self.memory.parts.borrow_mut() = parts;
+    }
+
+    /// Takes everything that waits to be sent, for the writer, which says when it is done with
+    /// [`Self::written`]. Says whether an answer to a commit is in it.
+    pub(crate) fn take_to_write(&self, into: &mut Parts) -> bool {
+        let tells_commit = self.take_unsent(into);
+        self.writing.set(!into.is_empty());
+        tells_commit
+    }
+
+    /// The writer has sent everything that it took.
+    pub(crate) fn written(&self) {
+        self.writing.set(false);
+    }
+
+    fn take_unsent(&self, into: &mut Parts) -> bool {
         let mut unsent = self.unsent.borrow_mut();
         unsent.close_chunk();
         into.append(&mut unsent.chunks);
         std::mem::take(&mut unsent.tells_commit)
     }
 
+    fn put_back(&self, parts: &mut Parts, tells_commit: bool) {
+        let mut unsent = self.unsent.borrow_mut();
+        parts.give(&mut unsent.chunks);
+        unsent.tells_commit |= tells_commit;
+    }
+
     /// Takes note that `bytes` have been handed to the system.
     pub(crate) fn sent(&self, bytes: usize) {
+        self.spoke.set(true);
         let mut unsent = self.unsent.borrow_mut();
         unsent.bytes = unsent.bytes.saturating_sub(bytes);
         drop(unsent);
         self.memory.give_back(bytes);
         self.ring_if_room();
+    }
+
+    /// Takes note that a whole frame has come.
+    pub(crate) fn heard(&self) {
+        self.heard.set(true);
+    }
+
+    /// Whether the peer was heard since the last call. One that is not read from counts as heard.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.heard.replace(false) || self.waits_for_room.get()
+    }
+
+    /// Whether something was sent since the last call.
+    pub(crate) fn spoke(&self) -> bool {
+        self.spoke.replace(false)
     }
 
     /// Takes note of a request that will be answered.
@@ -185,16 +275,22 @@ impl Connection {
         }
     }
 
-    /// Waits for something that may have made room.
+    /// Waits until there is room to read more.
     pub(crate) async fn wait_for_room(&self) {
-        tokio::select! {
-            () = self.room.notified() => {}
-            () = self.memory.room.notified() => {}
+        while !self.has_room() {
+            self.waits_for_room.set(true);
+            tokio::select! {
+                () = self.room.notified() => {}
+                () = self.memory.room.notified() => {}
+            }
+        }
+        if self.waits_for_room.replace(false) {
+            self.heard();
         }
     }
 
     fn ring_if_room(&self) {
-        if self.has_room() {
+        if self.waits_for_room.get() && self.has_room() {
             self.room.notify_one();
         }
     }
@@ -203,7 +299,14 @@ impl Connection {
     pub(crate) fn close(&self) {
         self.closing.set(true);
         self.to_send.notify_one();
-        self.room.notify_one();
+        self.closed.notify_one();
+    }
+
+    /// Waits until the connection is to end.
+    pub(crate) async fn closed(&self) {
+        while !self.is_closing() {
+            self.closed.notified().await;
+        }
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -228,5 +331,91 @@ impl Unsent {
             let chunk = self.open.split().freeze();
             self.chunks.push_back(chunk);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::write_all;
+    use crate::socket::Writing;
+    use posthouse_protocol::frame;
+    use posthouse_protocol::message::Goodbye;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    /// Two ends of a socket: a connection with its writing half, and what reads the other end.
+    fn connected() -> std::io::Result<(Rc<Connection>, Writing, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let (_, write) = ours.into_split();
+        let writing = Writing::Socket(Sender::Unix(Rc::new(write)));
+        let memory = Rc::new(Memory::new(1 << 30, 1 << 30));
+        let connection = Connection::new(ConnectionId(1), writing.sender(), memory);
+        Ok((Rc::new(connection), writing, theirs))
+    }
+
+    /// A push with a tail of this many bytes of that value, as the core queues it.
+    fn queue(connection: &Connection, value: u8, len: usize) {
+        let reply = Reply::Goodbye(Goodbye { code: 0, text: String::new() });
+        let tail = Bytes::from(vec![value; len]);
+        connection.queue(CorrelationId::ZERO, &reply, [tail].into_iter(), len);
+    }
+
+    #[tokio::test]
+    async fn what_the_system_takes_at_once_needs_no_writer() -> std::io::Result<()> {
+        let (connection, _writing, mut theirs) = connected()?;
+        queue(&connection, 1, 100);
+        connection.send_queued();
+
+        assert!(connection.is_flushed());
+        assert!(theirs.read_u8().await.is_ok());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_it_does_not_take_is_sent_by_the_writer_in_order() -> std::io::Result<()> {
+        const LEN: usize = 1 << 20;
+        let (connection, writing, theirs) = connected()?;
+        let peer = async {
+            let tails = take_slowly(&connection, theirs, LEN).await;
+            connection.close();
+            tails
+        };
+        let writer = write_all(writing, Rc::clone(&connection));
+        let (tails, written) = tokio::join!(peer, writer);
+
+        let expected: Vec<_> = (1..=4).map(|value| Bytes::from(vec![value; LEN])).collect();
+        assert!(tails? == expected, "frames in the order in which they were queued");
+        written?;
+        assert!(connection.is_flushed());
+        Ok(())
+    }
+
+    /// Queues four frames; what the other end gets of them.
+    async fn take_slowly(
+        connection: &Connection,
+        mut theirs: UnixStream,
+        len: usize,
+    ) -> std::io::Result<Vec<Bytes>> {
+        let (mut received, mut tails) = (BytesMut::new(), Vec::new());
+        for value in 1..=4 {
+            queue(connection, value, len);
+            connection.send_queued();
+            assert!(!connection.is_flushed(), "a socket does not take megabytes at once");
+            // The writer takes what there is. The next comes when it is not done with that and the
+            // socket has room again, and before it has seen this.
+            tokio::task::yield_now().await;
+            received.reserve(len);
+            theirs.read_buf(&mut received).await?;
+            tokio::task::yield_now().await;
+        }
+        while tails.len() < 4 {
+            assert!(theirs.read_buf(&mut received).await? > 0, "only {} frames", tails.len());
+            let mut next = || frame::decode(&mut received, 2 << 20);
+            while let Some(frame) = next().map_err(std::io::Error::other)? {
+                tails.push(frame.tail);
+            }
+        }
+        Ok(tails)
     }
 }

@@ -45,6 +45,9 @@ pub trait Outlet {
 
     /// Reads something that may lie on the disk and comes back with it as an input or a reply.
     fn load(&mut self, job: Job);
+
+    /// A sync comes next, which takes long: what was given before may leave now.
+    fn flush(&mut self) {}
 }
 
 /// Where the shell looks how much room there is.
@@ -332,6 +335,7 @@ impl<O: Outlet> Shell<O> {
                 self.syncing = job.is_some();
                 return Ok(job);
             }
+            self.outlet.flush();
             self.journal.sync().map_err(disk)?;
             self.committed(now)?;
         } else if self.timers.mark_at.is_some_and(|at| at <= now.mono) {
