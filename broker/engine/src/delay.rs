@@ -17,7 +17,7 @@ use crate::retention::make_room;
 use crate::state::{State, Topic, WaitingRoom};
 use crate::time::Time;
 use bytes::Bytes;
-use posthouse_protocol::batch::BatchView;
+use posthouse_protocol::batch::{BatchView, EntryRef, HEADER_LEN};
 use posthouse_protocol::{ErrorCode, Offset, PartitionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +27,8 @@ pub(crate) const DELAYED_MAX: usize = 10_000_000;
 const LOADS_MAX: usize = 16;
 /// Most messages of a group.
 const GROUP_MAX: usize = 1_024;
+/// Messages that had no room of which each is tried again before the others wait, too.
+const PASSED_MAX: usize = 64;
 /// Most bytes of a group of more than one message.
 const GROUP_BYTES_MAX: usize = 256 << 10;
 /// When to try again to publish into a topic that had no room.
@@ -43,13 +45,27 @@ const ENDED_BYTES: usize = 16;
 pub(crate) struct Delays {
     /// Waiting rooms of which a group was asked for that has not come.
     asked: BTreeSet<PartitionId>,
-    /// How many messages of a room are tried together, where that is less than usual: more had no
-    /// room.
-    groups: BTreeMap<PartitionId, usize>,
+    /// What is tried of a room where that is not the usual: more had no room.
+    tries: BTreeMap<PartitionId, Try>,
     /// Waiting rooms whose topics had no room, and when to try again.
     stalled: BTreeMap<PartitionId, Time>,
     /// When to look for messages that are due.
     wake: Option<Time>,
+}
+
+/// Which messages of a waiting room are tried together.
+#[derive(Clone, Copy, Debug)]
+struct Try {
+    /// The earliest ones that are passed over: each had no room by itself, or could not be read.
+    passed: usize,
+    /// How many of the next.
+    count: usize,
+}
+
+impl Default for Try {
+    fn default() -> Self {
+        Self { passed: 0, count: GROUP_MAX }
+    }
 }
 
 /// When each message of a batch is due if the batch has to wait; empty if it does not.
@@ -68,6 +84,23 @@ pub(crate) fn due_times(view: &BatchView<'_>, now: Timestamp) -> Result<Vec<Time
         return Err(Refusal::of_request(ErrorCode::Invalid, text).of_message(place));
     }
     Ok(view.entries().map(|entry| entry.due_at).collect())
+}
+
+/// Checks that each message of a batch that has to wait can be in the topic by itself one day.
+///
+/// # Errors
+///
+/// A refusal that names the first one that is larger than the topic may ever be.
+pub(crate) fn check_fits(topic: &Topic, view: &BatchView<'_>) -> Result<(), Refusal> {
+    let limit = topic.settings.bytes_max;
+    let alone = |entry: &EntryRef<'_>| {
+        (HEADER_LEN + entry.bytes().len()) as u64 + u64::from(entry.body_len)
+    };
+    let place = view.entries().position(|entry| limit > 0 && alone(&entry) > limit);
+    place.map_or(Ok(()), |place| {
+        let text = format!("the message is larger than the {limit} bytes that the topic may hold");
+        Err(Refusal::of_request(ErrorCode::TooLarge, text).of_message(place))
+    })
 }
 
 /// The waiting room of `topic` and the offset that its next message gets there; the first number
@@ -102,16 +135,17 @@ impl Volatile {
         // A purge takes all of them, and what came after it has other offsets.
         let waits = |room: &WaitingRoom| offsets.iter().chain(damaged).all(|at| room.has(*at));
         if !context.state.waiting.get(room).is_some_and(waits) {
-            self.delays.groups.remove(&room);
+            self.delays.tries.remove(&room);
             return;
         }
         if !damaged.is_empty() {
             context.append(vec![ended(room, damaged)], Vec::new());
         }
-        if let Some(batch) = batch
-            && !offsets.is_empty()
-        {
-            self.publish_batch(context, room, offsets, batch);
+        match batch.filter(|_| !offsets.is_empty()) {
+            Some(batch) => self.publish_batch(context, room, offsets, batch),
+            // The first one cannot be read now.
+            None if damaged.is_empty() => self.delays.had_no_room(room, 1, context.now.mono),
+            None => {}
         }
     }
 
@@ -175,6 +209,7 @@ fn room_for(
     (count, batch, frame): (usize, usize, usize),
 ) -> Result<Option<Offset>, Refusal> {
     admission.check_space(frame)?;
+    admission.check_frame(frame)?;
     make_room(state, topic, count as u64, batch as u64)
 }
 
@@ -187,7 +222,9 @@ impl Delays {
         }
         let now = context.now;
         self.stalled.retain(|_, until| *until > now.mono);
-        let Self { asked, stalled, groups, .. } = self;
+        let rooms = &context.state.waiting;
+        self.tries.retain(|id, _| rooms.get(*id).is_some());
+        let Self { asked, stalled, tries, .. } = self;
         let Context { state, effects, .. } = context;
         // A quarter of a frame leaves room for the events, and for the last message that fitted.
         let frame = usize::try_from(admission.space.frame_bytes_max / 4).unwrap_or(usize::MAX);
@@ -196,13 +233,18 @@ impl Delays {
                 break;
             }
             let room = state.waiting.get(id).filter(|_| !stalled.contains_key(&id));
-            let Some(room) = room.filter(|_| asked.insert(id)) else { continue };
-            let count_max = groups.get(&id).copied().unwrap_or(GROUP_MAX);
-            effects.push(Effect::LoadDue {
-                partition: id,
-                offsets: room.due_by(now.wall, count_max),
-                bytes_max: GROUP_BYTES_MAX.min(frame),
-            });
+            let Some(room) = room.filter(|_| !asked.contains(&id)) else { continue };
+            let Try { passed, count } = tries.get(&id).copied().unwrap_or_default();
+            let mut offsets = room.due_by(now.wall, passed.saturating_add(count));
+            offsets.drain(..passed.min(offsets.len()));
+            if offsets.is_empty() {
+                tries.remove(&id);
+                stalled.insert(id, now.mono.plus_millis(RETRY_MS));
+                continue;
+            }
+            asked.insert(id);
+            let bytes_max = GROUP_BYTES_MAX.min(frame);
+            effects.push(Effect::LoadDue { partition: id, offsets, bytes_max });
         }
         let next = state.waiting.next_head(now.wall).map(|due| {
             let wait = due.0.saturating_sub(now.wall.0);
@@ -211,21 +253,25 @@ impl Delays {
         self.wake = next.into_iter().chain(stalled.values().copied()).min();
     }
 
-    /// So many messages of a room found no room together: the next one is tried alone, and waits if
-    /// it is alone already.
+    /// So many messages of a room found no room together: the first one is tried alone, and passed
+    /// over if it is alone already, so that it holds up no smaller one. After some of them the topic
+    /// counts as full.
     fn had_no_room(&mut self, room: PartitionId, count: usize, now: Time) {
-        self.groups.insert(room, 1);
-        if count == 1 {
+        let next = self.tries.entry(room).or_default();
+        next.passed += usize::from(count == 1);
+        next.count = 1;
+        if next.passed > PASSED_MAX {
+            self.tries.remove(&room);
             self.stalled.insert(room, now.plus_millis(RETRY_MS));
         }
     }
 
     /// Twice as many may be tried the next time.
     fn had_room(&mut self, room: PartitionId) {
-        if let Some(group) = self.groups.get_mut(&room) {
-            *group *= 2;
-            if *group >= GROUP_MAX {
-                self.groups.remove(&room);
+        if let Some(next) = self.tries.get_mut(&room) {
+            next.count = GROUP_MAX.min(next.count * 2);
+            if next.count == GROUP_MAX && next.passed == 0 {
+                self.tries.remove(&room);
             }
         }
     }

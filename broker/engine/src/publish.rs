@@ -91,6 +91,7 @@ fn accept(
     if admission.has_times {
         let due = due_times(view, context.now.wall)?;
         if !due.is_empty() {
+            delay::check_fits(topic, view)?;
             return delay(context, admission, (id, written), (sender, due), batch);
         }
     }

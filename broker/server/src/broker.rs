@@ -376,8 +376,14 @@ impl Run<'_> {
             awake = awake && waited() < spin.budget();
             tokio::select! {
                 biased;
-                () = &mut arrived => return spin.waited(waited()),
-                () = timer.as_mut() => return,
+                () = &mut arrived => {
+                    // Without a request it was the end of a load or of a sync, or rang before.
+                    if self.inbox.len() > 0 {
+                        spin.waited(waited());
+                    }
+                    return;
+                }
+                () = timer.as_mut() => return spin.timed_out(waited()),
                 () = look_again(), if awake => {}
             }
         }

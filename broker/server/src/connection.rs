@@ -132,6 +132,7 @@ async fn greet(
         addresses: Vec::new(),
     };
     connection.send(frame.correlation, &Reply::Welcome(welcome));
+    connection.greeted();
     Ok(())
 }
 

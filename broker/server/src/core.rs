@@ -113,10 +113,10 @@ impl Core {
         self.take_loaded(&mut inputs);
         let job = self.shell.round(now, inputs.drain(..))?;
         self.inputs = inputs;
-        self.shell.outlet().flush();
         if let Some(job) = job {
             self.syncer.begin(job);
         }
+        self.shell.outlet().flush();
         Ok(())
     }
 

@@ -1,14 +1,14 @@
 //! Delayed messages that are due, read out of their batches and put into a new one.
 //!
-//! They are asked for in the order of their times and lie in the order in which they came, so each
-//! stored batch is looked at once, whatever the order.
+//! They are asked for in the order of their times and lie in the order in which they came, so some
+//! are looked up together, and each stored batch once for those.
 
 use crate::read::own;
 use bytes::Bytes;
 use posthouse_protocol::batch::{BatchBuilder, BatchView, MessageRef, Messages};
 use posthouse_protocol::{Offset, PartitionId, Timestamp};
-use posthouse_storage::reader::{Reader, StoredBatch};
-use std::collections::BTreeMap;
+use posthouse_storage::reader::{ReadError, Reader, StoredBatch};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -30,6 +30,9 @@ struct Stored {
     batch_at: Timestamp,
 }
 
+/// Bytes of stored batches that are looked at before what was found is enough: others wait for the
+/// thread that does it.
+const LOOKED_AT_MAX: usize = 8 << 20;
 /// Messages that are looked up at first; then twice as many each time, so that few are looked up in
 /// vain if they are large.
 const LOOK_UP: usize = 16;
@@ -45,12 +48,15 @@ pub(crate) fn read_due(
     let mut due = Due::default();
     let mut group = Group { builder: BatchBuilder::new(), batch_at: Timestamp::ZERO, bytes_max };
     let (mut left, mut count) = (wanted, LOOK_UP);
-    'all: while !left.is_empty() {
+    let mut looked_at = 0;
+    'all: while !left.is_empty() && looked_at < LOOKED_AT_MAX {
         let (some, rest) = left.split_at(count.min(left.len()));
         let mut found = find(reader, partition, some);
+        looked_at += found.looked_at;
         for offset in some {
-            match found.remove(offset).map(|stored| group.add(&stored)) {
+            match found.messages.remove(offset).map(|stored| group.add(&stored)) {
                 Some(Added::Taken) => due.offsets.push(*offset),
+                None if found.unreadable.contains(offset) => break 'all,
                 Some(Added::Damaged) | None => due.damaged.push(*offset),
                 Some(Added::Full) => break 'all,
             }
@@ -91,19 +97,39 @@ impl Group {
     }
 }
 
-/// Where the messages are of which the batch is sound.
-fn find(reader: &Reader, partition: PartitionId, wanted: &[Offset]) -> BTreeMap<Offset, Stored> {
+/// What a look at stored batches has found.
+#[derive(Default)]
+struct Found {
+    /// Messages of which the batch is sound.
+    messages: BTreeMap<Offset, Stored>,
+    /// Messages of which nothing can be said now: no damage of theirs.
+    unreadable: BTreeSet<Offset>,
+    /// Bytes of the batches.
+    looked_at: usize,
+}
+
+/// Where the messages are.
+fn find(reader: &Reader, partition: PartitionId, wanted: &[Offset]) -> Found {
     let mut wanted = wanted.to_vec();
     wanted.sort_unstable();
     let mut wanted = wanted.into_iter().peekable();
-    let mut found = BTreeMap::new();
+    let mut found = Found::default();
     while let Some(offset) = wanted.next() {
-        let Some(batch) = batch_with(reader, partition, offset) else { continue };
+        let batch = match batch_with(reader, partition, offset) {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::error!(%partition, %offset, %error, "a due message cannot be read");
+                found.unreadable.insert(offset);
+                continue;
+            }
+        };
+        let Some(batch) = batch else { continue };
+        found.looked_at += batch.bytes.len();
         let Ok(view) = BatchView::parse_trusted(&batch.bytes) else { continue };
         let mut next = Some(offset);
         for (at, message) in (batch.base.0..).map(Offset).zip(view.messages()) {
             if next == Some(at) {
-                found.insert(at, stored(&batch.bytes, &message, view.created_at()));
+                found.messages.insert(at, stored(&batch.bytes, &message, view.created_at()));
                 next = wanted.next_if(|next| *next < batch.next_offset());
             }
             if next.is_none() {
@@ -114,9 +140,21 @@ fn find(reader: &Reader, partition: PartitionId, wanted: &[Offset]) -> BTreeMap<
     found
 }
 
-fn batch_with(reader: &Reader, partition: PartitionId, offset: Offset) -> Option<StoredBatch> {
-    let batches = reader.read(partition, offset, 1).ok()?;
-    batches.into_iter().next().filter(|batch| batch.base <= offset)
+/// The batch that holds `offset`; `None` if that is damaged or gone.
+///
+/// # Errors
+///
+/// Whatever else keeps it from being read.
+fn batch_with(
+    reader: &Reader,
+    partition: PartitionId,
+    offset: Offset,
+) -> Result<Option<StoredBatch>, ReadError> {
+    match reader.read(partition, offset, 1) {
+        Ok(batches) => Ok(batches.into_iter().next().filter(|batch| batch.base <= offset)),
+        Err(ReadError::Corrupt { first, .. }) if first <= offset => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn stored(batch: &Bytes, message: &MessageRef<'_>, batch_at: Timestamp) -> Stored {

@@ -1,8 +1,8 @@
 //! What a connection has to send, and the bookkeeping that bounds it.
 //!
 //! The core puts frames in and, at the end of its round, gives everything that waits to the system
-//! itself, with one vectored write: waking a task for that costs more than the frames. What the
-//! system does not take is left to the connection's writer task. All on one thread, so cells suffice.
+//! itself, with vectored writes: waking a task for that costs more than the frames. What the system
+//! does not take at once is left to the connection's writer task. All on one thread, so cells suffice.
 
 use crate::commits;
 use crate::socket::{Parts, Sender};
@@ -17,6 +17,8 @@ use tokio::sync::Notify;
 
 /// Unanswered requests of one connection beyond which nothing more is read from it.
 const UNANSWERED_MAX: usize = 20_000;
+/// Writes to one connection in a round of the core, lest a fast reader hold up everybody.
+const WRITES_MAX: usize = 8;
 /// Small frames are put together in buffers of this size.
 const CHUNK_BYTES: usize = 16 << 10;
 
@@ -79,6 +81,8 @@ pub(crate) struct Connection {
     heard: Cell<bool>,
     /// Something was sent since the last look.
     spoke: Cell<bool>,
+    /// The hello is over.
+    greeted: Cell<bool>,
     unanswered: RefCell<BTreeMap<CorrelationId, usize>>,
     unanswered_bytes: Cell<usize>,
     /// Bytes of a large frame that has not all arrived.
@@ -109,6 +113,7 @@ impl Connection {
             closed: Notify::new(),
             heard: Cell::new(false),
             spoke: Cell::new(false),
+            greeted: Cell::new(false),
             unanswered: RefCell::default(),
             unanswered_bytes: Cell::new(0),
             receiving: Cell::new(0),
@@ -156,7 +161,10 @@ impl Connection {
         let Some(sender) = &self.sender else { return self.to_send.notify_one() };
         let mut parts = std::mem::take(&mut *self.memory.parts.borrow_mut());
         let tells_commit = self.take_unsent(&mut parts);
-        while !parts.is_empty() {
+        for _ in 0..WRITES_MAX {
+            if parts.is_empty() {
+                break;
+            }
             // Whatever is wrong with the socket, the writer is going to meet it.
             let Ok(sent) = sender.try_write(&parts) else { break };
             parts.sent(sent);
@@ -209,19 +217,27 @@ impl Connection {
         self.ring_if_room();
     }
 
+    /// Takes note of the end of the hello: from now on silence counts.
+    pub(crate) fn greeted(&self) {
+        self.greeted.set(true);
+        self.heard();
+    }
+
     /// Takes note that a whole frame has come.
     pub(crate) fn heard(&self) {
         self.heard.set(true);
     }
 
-    /// Whether the peer was heard since the last call. One that is not read from counts as heard.
+    /// Whether the peer was heard since the last call. One that is not read from counts as heard, and
+    /// so does one during its hello, which has a limit of its own.
     pub(crate) fn was_heard(&self) -> bool {
-        self.heard.replace(false) || self.waits_for_room.get()
+        self.heard.replace(false) || self.waits_for_room.get() || !self.greeted.get()
     }
 
-    /// Whether something was sent since the last call.
+    /// Whether something was sent since the last call, or waits to be. Nothing is due to a peer
+    /// during its hello.
     pub(crate) fn spoke(&self) -> bool {
-        self.spoke.replace(false)
+        self.spoke.replace(false) || !self.is_flushed() || !self.greeted.get()
     }
 
     /// Takes note of a request that will be answered.

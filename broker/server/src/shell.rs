@@ -343,10 +343,12 @@ impl<O: Outlet> Shell<O> {
             // The mark says how far the journal was durable, so that an idle one has no ambiguous
             // tail. One with frames to sync is not idle; their sync asks for a mark again.
             if self.timers.sync_at.is_none() {
+                self.outlet.flush();
                 self.journal.mark(now.wall).map_err(disk)?;
                 self.journal.sync().map_err(disk)?;
             }
         }
+        self.outlet.flush();
         self.journal.roll_if_requested().map_err(disk)?;
         Ok(None)
     }

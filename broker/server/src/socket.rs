@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use std::rc::Rc;
 use tokio::io::{AsyncWriteExt, DuplexStream, WriteHalf};
 use tokio::net::{tcp, unix};
+use tokio::task::coop::consume_budget;
 
 /// Parts given to one vectored write.
 const PARTS_MAX: usize = 64;
@@ -48,21 +49,23 @@ impl Parts {
         }
     }
 
-    /// One vectored write of the first parts; writing nothing is an error.
-    fn write_with(
-        &self,
-        write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+    /// The first parts, for one vectored write.
+    fn slices(&self) -> ([IoSlice<'_>; PARTS_MAX], usize) {
         let mut slices = [IoSlice::new(&[]); PARTS_MAX];
         let mut count = 0;
         for (slice, part) in slices.iter_mut().zip(&self.0) {
             *slice = IoSlice::new(part);
             count += 1;
         }
-        match write(slices.get(..count).unwrap_or_default())? {
-            0 => Err(io::ErrorKind::WriteZero.into()),
-            sent => Ok(sent),
-        }
+        (slices, count)
+    }
+}
+
+/// Writing nothing is an error.
+fn some(written: io::Result<usize>) -> io::Result<usize> {
+    match written? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        sent => Ok(sent),
     }
 }
 
@@ -76,7 +79,9 @@ pub(crate) enum Sender {
 impl Sender {
     /// Writes as much as the system takes at once.
     pub(crate) fn try_write(&self, parts: &Parts) -> io::Result<usize> {
-        parts.write_with(|slices| match self {
+        let (slices, count) = parts.slices();
+        let slices = slices.get(..count).unwrap_or_default();
+        some(match self {
             Self::Tcp(socket) => socket.try_write_vectored(slices),
             Self::Unix(socket) => socket.try_write_vectored(slices),
         })
@@ -111,6 +116,8 @@ impl Writing {
     pub(crate) async fn write(&mut self, parts: &Parts) -> io::Result<usize> {
         match self {
             Self::Socket(sender) => loop {
+                // Neither waits while the socket takes everything; others have their turn, too.
+                consume_budget().await;
                 sender.writable().await?;
                 match sender.try_write(parts) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -118,11 +125,8 @@ impl Writing {
                 }
             },
             Self::Pipe(pipe) => {
-                let Some(first) = parts.0.front() else { return Ok(0) };
-                match pipe.write(first).await? {
-                    0 => Err(io::ErrorKind::WriteZero.into()),
-                    sent => Ok(sent),
-                }
+                let (slices, count) = parts.slices();
+                some(pipe.write_vectored(slices.get(..count).unwrap_or_default()).await)
             }
         }
     }

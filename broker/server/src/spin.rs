@@ -34,7 +34,15 @@ impl Spin {
         if self.alone || self.score < WORTH { Duration::ZERO } else { LOOK_MAX }
     }
 
-    /// Takes note of how long nothing came, looking or sleeping.
+    /// Takes note of how long nothing came before a timer ended the wait.
+    pub(crate) fn timed_out(&mut self, wait: Duration) {
+        // A short one says nothing: a request might have come.
+        if wait > LOOK_MAX {
+            self.waited(wait);
+        }
+    }
+
+    /// Takes note of how long it took, looking or sleeping, until a request came.
     pub(crate) fn waited(&mut self, wait: Duration) {
         self.score = if wait <= LOOK_MAX {
             SCORE_MAX.min(self.score + 1)
@@ -80,6 +88,13 @@ mod tests {
             looks += u32::from(looked);
             assert!(looks <= round / 5 + 1, "{looks} looks in vain of {round}");
         }
+    }
+
+    #[test]
+    fn who_is_woken_by_timers_only_looks_no_longer() {
+        let mut spin = after([SHORT; 1000]);
+        (0..3).for_each(|_| spin.timed_out(LONG));
+        assert_eq!(spin.budget(), Duration::ZERO);
     }
 
     #[test]

@@ -43,8 +43,14 @@ mod tests {
     use std::rc::Rc;
     use tokio::time::{Instant, sleep, timeout};
 
-    fn connection() -> Connection {
+    fn stranger() -> Connection {
         Connection::new(ConnectionId(1), None, Rc::new(Memory::new(1 << 20, 1 << 20)))
+    }
+
+    fn connection() -> Connection {
+        let connection = stranger();
+        connection.greeted();
+        connection
     }
 
     /// Takes what was sent, as the writer does. How many bytes that were.
@@ -66,6 +72,20 @@ mod tests {
 
         assert!(matches!(ended, Ended::Silent));
         assert!((45..=50).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_hello_has_a_limit_of_its_own_and_then_silence_counts() {
+        let connection = stranger();
+        let watched = timeout(Duration::from_secs(600), watch(&connection)).await;
+        assert!(watched.is_err(), "during the hello");
+        assert_eq!(write(&connection), 0, "no heartbeat before the welcome");
+
+        connection.greeted();
+        let start = Instant::now();
+        let ended = watch(&connection).await;
+        assert!(matches!(ended, Ended::Silent));
+        assert!(start.elapsed() >= Duration::from_secs(45), "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

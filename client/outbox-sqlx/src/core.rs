@@ -74,7 +74,7 @@ impl<D: Driver> Core<D> {
     /// Begins a transaction for [`Self::finish`].
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, D::Db>, Error> {
         let pool = self.pool.clone();
-        Ok(unbroken(async move { D::begin(&pool).await }).await??)
+        Ok(unbroken(D::begin_open(pool)).await??)
     }
 
     pub(crate) async fn enqueue(

@@ -279,10 +279,13 @@ impl<D: Driver> Desk<D> {
     }
 
     /// Deletes what is not needed any more, if that was not done within an hour.
-    pub(crate) async fn collect_if_due(&self) {
+    pub(crate) async fn collect_if_due(&self, seat: &mut Seat<D>) {
         if !self.floors.is_due(Instant::now(), COLLECT_EVERY) {
             return;
         }
+        // Collecting takes a connection of its own, and may take long; the one of the transaction
+        // that was begun may be the pool's only one.
+        drop(seat.take());
         if let Err(error) = self.collect().await {
             tracing::warn!(%error, "inbox rows not deleted; tried again in an hour");
         }

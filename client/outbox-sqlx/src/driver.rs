@@ -26,6 +26,8 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
     const BEGIN: &'static [&'static str];
     /// Begins a transaction of the application, of which [`Self::IS_OPEN`] knows.
     const BEGIN_OPEN: &'static str;
+    /// Marks a transaction that was just begun, if it has to be.
+    const OPENED: Option<&'static str>;
     /// Fails unless the transaction at hand is still the one that was begun, or there is at least one
     /// that has not failed.
     const IS_OPEN: &'static str;
@@ -102,6 +104,21 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
         pool.begin_with(Self::BEGIN_OPEN)
     }
 
+    /// The same, with what [`Self::IS_OPEN`] looks for.
+    fn begin_open(
+        pool: Pool<Self::Db>,
+    ) -> impl Future<Output = sqlx::Result<Transaction<'static, Self::Db>>> + Send {
+        async move {
+            let mut tx = Self::begin(&pool).await?;
+            // Not in the text that begins: sqlx would take a transaction of which the second
+            // statement failed for none, and give its connection to others.
+            if let Some(mark) = Self::OPENED {
+                Self::run(&mut tx, mark.to_owned()).await?;
+            }
+            Ok(tx)
+        }
+    }
+
     /// Rolls back whatever became of the transaction.
     fn roll_back(
         tx: Transaction<'static, Self::Db>,
@@ -146,13 +163,17 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
     }
 }
 
-/// Bodies and keys of so many bytes are written into the text of their insert.
+/// Rows of so many bytes are written into the text of their insert, and so many rows.
 const WRITTEN_OUT_MAX: usize = 16 << 10;
+const WRITTEN_OUT_ROWS_MAX: usize = 256;
 
 /// Whether these rows are written into a text rather than bound.
 pub(crate) fn is_short(rows: &[NewRow]) -> bool {
-    let bytes = |row: &NewRow| row.body.len() + row.key.as_ref().map_or(0, |key| key.len());
-    rows.iter().map(bytes).sum::<usize>() <= WRITTEN_OUT_MAX
+    let bytes = |row: &NewRow| {
+        let key = row.key.as_ref().map_or(0, |key| key.len());
+        row.topic.len() + key + row.headers.len() + row.body.len()
+    };
+    rows.len() <= WRITTEN_OUT_ROWS_MAX && rows.iter().map(bytes).sum::<usize>() <= WRITTEN_OUT_MAX
 }
 
 /// Statements of one transaction as one text.

@@ -299,7 +299,7 @@ macro_rules! inbox {
                     desk.refuse(tx, delivery, failure).await;
                 }
             }
-            desk.collect_if_due().await;
+            desk.collect_if_due(seat).await;
             Ok(())
         }
     };

@@ -136,6 +136,7 @@ impl Plan {
         let due = due_times(view, context.now.wall)?;
         if !due.is_empty() {
             admission.check_messages(&topic.settings, view, Offset::ZERO)?;
+            delay::check_fits(topic, view)?;
             return self.delay(context, admission, topic, (due, batch));
         }
         let demand = self.demands.entry(id).or_insert_with(|| Demand {

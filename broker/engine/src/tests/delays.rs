@@ -198,6 +198,34 @@ fn full_topic_lets_its_due_messages_wait() {
 }
 
 #[test]
+fn delayed_message_that_the_topic_can_never_hold_is_refused_at_once() {
+    let (mut shell, topic, mut sender) =
+        orders(TopicSettings { bytes_max: 400, ..TopicSettings::default() });
+    let due = shell.now.wall.0 + 10;
+    let large = "x".repeat(400);
+
+    let refused = shell.publish_due(&mut sender, topic, &[("small", due), (&large, due)]);
+    assert_eq!(code_of(refused).0, ErrorCode::TooLarge);
+    receipt(shell.publish_due(&mut sender, topic, &[("small", due)]));
+}
+
+#[test]
+fn message_without_room_holds_up_no_smaller_one_however_much_later_it_is_due() {
+    let (mut shell, topic, mut sender) =
+        orders(TopicSettings { bytes_max: 1_000, ..TopicSettings::default() });
+    shell.create_subscription("orders", "s", Default::default());
+    let now = shell.now.wall.0;
+    let large = "x".repeat(700);
+    receipt(shell.publish_due(&mut sender, topic, &[(&large, now + 10)]));
+    receipt(shell.publish_due(&mut sender, topic, &[("b", now + 20), ("c", now + 60_000)]));
+    receipt(shell.publish(&mut sender, topic, &[&"y".repeat(400)]));
+    shell.advance(120_000);
+
+    assert_eq!(bodies(&mut shell, "orders")[1..], ["b", "c"]);
+    assert_eq!(waiting(&shell), 1);
+}
+
+#[test]
 fn topic_that_drops_its_oldest_makes_room_for_a_due_message() {
     let settings = TopicSettings {
         overflow: Overflow::DropOldest,
@@ -351,7 +379,7 @@ fn messages_of_a_topic_that_are_due_are_published_together() {
     (shell.now.mono, shell.now.wall) = (shell.now.mono.plus_millis(5_000), Timestamp(now + 5_000));
     shell.input(Input::Deadline);
 
-    assert_eq!(published(&shell, frames), [1_001, 1_001, 998]);
+    assert_eq!(published(&shell, frames), [1_024, 1_024, 952]);
     assert_eq!(bodies(&mut shell, "orders"), names);
     shell.check_replay();
 }

@@ -35,7 +35,8 @@ impl Driver for Maria {
     const DIALECT: Dialect = Dialect::Mysql;
     const BEGIN: &'static [&'static str] =
         &["SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "START TRANSACTION READ WRITE"];
-    const BEGIN_OPEN: &'static str = "BEGIN; SAVEPOINT posthouse";
+    const BEGIN_OPEN: &'static str = "BEGIN";
+    const OPENED: Option<&'static str> = Some("SAVEPOINT posthouse");
     /// A deadlock and a data definition end the transaction silently, and each statement after it
     /// is committed by itself.
     const IS_OPEN: &'static str = "RELEASE SAVEPOINT posthouse";

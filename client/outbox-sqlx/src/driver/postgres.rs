@@ -42,6 +42,7 @@ impl Driver for Pg {
          WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)",
     ];
     const BEGIN_OPEN: &'static str = "BEGIN";
+    const OPENED: Option<&'static str> = None;
     /// A failed transaction takes no statements, but a commit, which then rolls back and says that
     /// all is well. A savepoint can neither be set in one, nor outside of a transaction. Set earlier it
     /// would be in the way of who sets the isolation level.

@@ -37,7 +37,8 @@ impl Driver for Lite {
     const BEGIN: &'static [&'static str] = &["BEGIN IMMEDIATE"];
     /// For writing from the start: a transaction that reads first and writes later fails when
     /// another one has written in between, without waiting.
-    const BEGIN_OPEN: &'static str = "BEGIN IMMEDIATE; SAVEPOINT posthouse";
+    const BEGIN_OPEN: &'static str = "BEGIN IMMEDIATE";
+    const OPENED: Option<&'static str> = Some("SAVEPOINT posthouse");
     /// Some errors end the transaction silently, and each statement after it is committed by itself.
     const IS_OPEN: &'static str = "RELEASE posthouse";
     /// The one behind it locks nothing before its first statement, which writes.

@@ -2,7 +2,7 @@
 
 use super::block::{BLOCK_SMALL, Block, DUE_MAX, Waiting};
 use posthouse_protocol::{Offset, PartitionId, Timestamp, TopicId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::ops::Range;
 
 /// Messages whose times are no further apart are published in any order.
@@ -56,21 +56,23 @@ impl WaitingRoom {
         self.heads.first().map(|(due, _)| *due)
     }
 
-    /// At most about `count_max` messages that are due at `at`, the earliest first. Of those due
-    /// within a second of the first one, any may be among them: they are taken block by block.
+    /// At most `count_max` messages that are due at `at`, the earliest first. None that is left is due
+    /// more than a second before one of them; those closer together are taken block by block.
     pub(crate) fn due_by(&self, at: Timestamp, count_max: usize) -> Vec<Offset> {
-        let mut due = Vec::new();
-        let first = self.next_due().unwrap_or_default();
-        let until = at.min(first.plus_millis(NEAR_MS));
-        for (_, head) in self.heads.range(..=(until, Offset::MAX)) {
-            if due.len() >= count_max {
+        let mut due = BinaryHeap::new();
+        for head in self.heads.range(..=(at, Offset::MAX)) {
+            let latest = due.peek().filter(|_| due.len() >= count_max);
+            if latest.is_some_and(|(latest, _)| *latest <= head.0.plus_millis(NEAR_MS)) {
                 break;
             }
-            due.extend(self.block_at(*head).into_iter().flat_map(|block| block.due_by(until)));
+            for waiting in self.block_at(head.1).into_iter().flat_map(|block| block.due_by(at)) {
+                due.push(waiting);
+                if due.len() > count_max {
+                    due.pop();
+                }
+            }
         }
-        due.sort_unstable();
-        due.truncate(count_max);
-        due.into_iter().map(|(_, offset)| offset).collect()
+        due.into_sorted_vec().into_iter().map(|(_, offset)| offset).collect()
     }
 
     /// Whether the message at `offset` still waits.
