@@ -130,6 +130,24 @@ on_each! {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_connection_is_enough_for_handling_and_collecting() {
+        let (pool, _kept) = place::pool().await;
+        let (_broker, client) = broker().await;
+        installed(&pool).await;
+        let options = pool.options().clone().max_connections(1).acquire_timeout(SECONDS * 9);
+        let single = options.connect_with((*pool.connect_options()).clone()).await.unwrap();
+        let inbox = on::Inbox::new(single, "billing");
+        let orders = client.publisher("orders").await.unwrap();
+        for _ in 0..20 {
+            orders.publish("x").await.unwrap();
+        }
+        let consumer = client.consumer("orders", "billing").await.unwrap();
+        let run = inbox.run(consumer, 1, async |tx, delivery| add(tx, "x", delivery).await);
+        tokio::time::timeout(SECONDS, run.until(settled(&client))).await.unwrap().unwrap();
+        assert_eq!(effects(&pool).await, (20, 20));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn by_hand_a_duplicate_and_a_stale_delivery_are_told_apart() {
         let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;
