@@ -61,7 +61,7 @@ impl Killer {
             0 => self.await_file(progress),
             choice => {
                 let deed = Deed::ALL[usize::try_from(choice).unwrap() % Deed::ALL.len()];
-                progress.wait(deed, 20 + chance.below(800));
+                progress.wait(deed, 20 + chance.below(3200));
             }
         }
         self.kill();

@@ -79,8 +79,6 @@ fn nothing_acknowledged_is_lost_or_undone_however_often_the_broker_is_killed() {
             dead_letters: 1,
             ..Counts::default()
         },
-        // A cycle is short, and each kill leaves unknown what is in flight.
-        unknown_percent_max: 10,
         ..Expectations::SUITE
     };
     let report = check(&record.events(), &expectations);
