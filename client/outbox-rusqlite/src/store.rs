@@ -18,12 +18,13 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct SqliteStore {
     worker: Worker,
+    database: Database,
     tables: Tables,
 }
 
 impl SqliteStore {
     pub(crate) fn new(database: Database, tables: Tables) -> Self {
-        Self { worker: Worker::start("posthouse-outbox", database), tables }
+        Self { worker: Worker::start("posthouse-outbox", database.clone()), database, tables }
     }
 
     async fn call<T: Send + 'static>(
@@ -42,6 +43,14 @@ impl Drop for SqliteStore {
 }
 
 impl Store for SqliteStore {
+    fn beside(&self) -> Self {
+        Self::new(self.database.clone(), self.tables.clone())
+    }
+
+    async fn close(&mut self) {
+        self.worker.close().await;
+    }
+
     async fn describe(&mut self) -> Result<Description, StoreError> {
         self.call(|tables, connection| tables.describe(connection)).await
     }

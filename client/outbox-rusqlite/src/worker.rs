@@ -58,6 +58,21 @@ impl Worker {
         }
     }
 
+    /// Closes the connection, after what was asked for before; the next job opens another one.
+    pub(crate) async fn close(&self) {
+        let Ok(jobs) = &self.jobs else { return };
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |slot| {
+            slot.connection = None;
+            // Nobody waits any more: it is closed all the same.
+            let _ = answer.send(());
+        });
+        if jobs.send(job).await.is_ok() {
+            // An error says that the thread has ended, and closed it.
+            let _ = answered.await;
+        }
+    }
+
     /// Runs `work` on the thread, after what was asked for before.
     ///
     /// A panic of `work` goes on in the caller; a transaction that it held is rolled back.

@@ -76,13 +76,6 @@ impl<D: Driver> Tables<D> {
         let rows = self.query(D::bulk(sql)).await?;
         rows.iter().map(row::<D>).collect::<sqlx::Result<_>>().map_err(|error| failed::<D>(error))
     }
-
-    pub(crate) async fn close(&mut self) {
-        if let Some(Kept(connection)) = self.connection.take() {
-            // Nothing is under way; the server notices in any case.
-            let _ = timeout(Duration::from_secs(1), connection.close()).await;
-        }
-    }
 }
 
 fn answered<D: Driver, T>(
@@ -230,6 +223,17 @@ impl<D: Driver> Tables<D> {
 }
 
 impl<D: Driver> Store for Tables<D> {
+    fn beside(&self) -> Self {
+        Self::new(self.options.clone(), Arc::clone(&self.sql))
+    }
+
+    async fn close(&mut self) {
+        if let Some(Kept(connection)) = self.connection.take() {
+            // Nothing is under way; the server notices in any case.
+            let _ = timeout(Duration::from_secs(1), connection.close()).await;
+        }
+    }
+
     async fn describe(&mut self) -> Result<Description, StoreError> {
         let rows = self.query(self.sql.describe()).await?;
         let mut description = only::<D, _>(&rows, description::<D>)?;

@@ -1,8 +1,9 @@
 //! What a relay needs of the sender's database; each driver package implements it.
 //!
 //! A store is one connection of its own (never one of a transaction in progress), and only the relay
-//! that drives it uses it. Every method is one transaction, and none of them needs state of the
-//! session, so that a proxy which pools transactions may stand between. After an error the next call
+//! that drives it uses it; one more, made by [`Store::beside`], reads rows while the first records a
+//! claim. Every method is one transaction, and none of them needs state of the session, so that a
+//! proxy which pools transactions may stand between. After an error the next call
 //! starts with a fresh connection if the old one is no good; the relay waits between attempts.
 //!
 //! A transaction whose outcome is unknown is never repeated as it is: the relay acquires the lease
@@ -17,7 +18,19 @@ use std::time::Duration;
 /// The outbox tables of one database, as a relay sees them.
 ///
 /// Time is the database's clock throughout.
-pub trait Store: Send + 'static {
+pub trait Store: Send + Sized + 'static {
+    /// The same tables over another connection, which is made when it is first needed.
+    #[must_use]
+    fn beside(&self) -> Self;
+
+    /// Closes the connection; the next call makes a new one. It does not fail, and takes no more
+    /// than about a second.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped, the database notices by itself that the connection is gone.
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
+
     /// Tells what the outbox is and who works it.
     fn describe(&mut self) -> impl Future<Output = Result<Description, StoreError>> + Send;
 

@@ -192,6 +192,12 @@ impl Tables {
 }
 
 impl Store for Memory {
+    fn beside(&self) -> Self {
+        self.clone()
+    }
+
+    async fn close(&mut self) {}
+
     async fn describe(&mut self) -> Result<Description, StoreError> {
         self.call(|tables| tables.description.clone())
     }

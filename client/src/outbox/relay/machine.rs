@@ -43,6 +43,8 @@ pub(crate) struct Machine {
     phase: Phase,
     /// The query without an answer.
     asked: Option<Asked>,
+    /// The look without an answer: rows are read while an earlier claim is recorded.
+    looking: Option<Asked>,
     /// Whether this phase's call has been made.
     is_calling: bool,
     /// Nothing but work, and what keeps the lease, before then.
@@ -65,8 +67,10 @@ pub(crate) struct Machine {
     lag: Sweep,
     /// Rows acknowledged but still in the table.
     done: Vec<RowId>,
-    /// Every row in `window`, `done`, `bad` and `ready`: not to be claimed again.
+    /// Every row in `window`, `done`, `gone`, `bad` and `ready`: not to be claimed again.
     held: BTreeSet<RowId>,
+    /// Rows that have left the table, as a look under way may not know.
+    gone: Vec<RowId>,
     /// Rows to be set aside that are in no claim.
     bad: Vec<(RowId, String)>,
     /// Rows of the next claim and their weight.
@@ -140,6 +144,7 @@ impl Machine {
         Self {
             phase: Phase::Describing,
             asked: None,
+            looking: None,
             is_calling: false,
             not_before: Time(0),
             backoff: Backoff::default(),
@@ -154,6 +159,7 @@ impl Machine {
             lag: Sweep::default(),
             done: Vec::new(),
             held: BTreeSet::new(),
+            gone: Vec::new(),
             bad: Vec::new(),
             ready: Vec::new(),
             ready_bytes: 0,
@@ -170,6 +176,7 @@ impl Machine {
             Input::Time => {}
             Input::Wake => self.reading.wake(now.at, &self.settings),
             Input::Database(answer) => self.on_database(now, answer),
+            Input::Looked(answer) => self.on_looked(now, answer),
             Input::Broker(call, answer) => self.on_broker(now, call, answer),
             Input::Sent { epoch, sequence, outcome } => {
                 if self.epoch == Some(epoch) {
@@ -192,12 +199,20 @@ impl Machine {
         if let Some(call) = self.next_call(now.at) {
             return Some(Action::Call(call));
         }
-        if self.asked.is_some() {
-            return None;
+        let asked = |query| Some(Asked { query, since: now.at, is_stale: false });
+        if self.asked.is_none()
+            && let Some(query) = self.next_query(now.at)
+        {
+            self.asked = asked(query.clone());
+            return Some(Action::Query(query));
         }
-        let query = self.next_query(now.at)?;
-        self.asked = Some(Asked { query: query.clone(), since: now.at, is_stale: false });
-        Some(Action::Query(query))
+        if self.looking.is_none()
+            && let Some(look) = self.look(now.at)
+        {
+            self.looking = asked(look.clone());
+            return Some(Action::Look(look));
+        }
+        None
     }
 
     /// When [`Self::poll`] has something to do that nothing else announces.
@@ -246,8 +261,13 @@ impl Machine {
     /// Whether it will look at the table again before long, because the last look found something.
     #[cfg(test)]
     pub(crate) fn waits_to_look(&self) -> bool {
-        let is_working = matches!(self.phase, Phase::Working) && self.asked.is_none();
+        let is_working = matches!(self.phase, Phase::Working) && self.reads_on();
         is_working && !self.reading.is_quiet && self.reading.due > Time(0)
+    }
+
+    /// The rows of the next claim, which can be encoded while the one before it is recorded.
+    pub(crate) fn ready(&self) -> &[RowId] {
+        &self.ready
     }
 
     const fn holds_lease(&self) -> bool {
@@ -345,6 +365,48 @@ impl Machine {
             self.ended(end);
             return;
         }
+        self.on_result(now, asked, answer);
+    }
+
+    fn on_looked(&mut self, now: Now, answer: Result<Answer, DatabaseFault>) {
+        let Some(asked) = self.looking.take() else { return };
+        let is_stale = asked.is_stale && !self.uses_stale_looks();
+        self.on_result(now, Asked { is_stale, ..asked }, answer);
+        self.let_go();
+    }
+
+    /// Forgets rows that have left the table, once no look can find them any more.
+    fn let_go(&mut self) {
+        if self.looking.is_none() || self.lets_go_early() {
+            for row in self.gone.drain(..) {
+                self.held.remove(&row);
+            }
+        }
+    }
+
+    #[cfg(any(test, feature = "planted-bugs"))]
+    fn lets_go_early(&self) -> bool {
+        self.makes(Mistake::RowsLetGoEarly)
+    }
+
+    #[cfg(not(any(test, feature = "planted-bugs")))]
+    #[expect(clippy::unused_self, reason = "the mistake that tests plant needs it")]
+    const fn lets_go_early(&self) -> bool {
+        false
+    }
+
+    #[cfg(any(test, feature = "planted-bugs"))]
+    fn uses_stale_looks(&self) -> bool {
+        self.makes(Mistake::StaleLookUsed)
+    }
+
+    #[cfg(not(any(test, feature = "planted-bugs")))]
+    #[expect(clippy::unused_self, reason = "the mistake that tests plant needs it")]
+    const fn uses_stale_looks(&self) -> bool {
+        false
+    }
+
+    fn on_result(&mut self, now: Now, asked: Asked, answer: Result<Answer, DatabaseFault>) {
         if asked.is_stale {
             return;
         }
@@ -409,16 +471,25 @@ impl Machine {
         self.window = Window::new(0);
         self.done.clear();
         self.held.clear();
+        self.gone.clear();
     }
 
-    /// Reads the table from its beginning again.
+    /// Reads the table from its beginning again. What a look under way finds may be handed over and
+    /// deleted by then.
     fn forget_rows(&mut self) {
+        self.forget_look();
         let waiting = self.ready.drain(..).chain(self.bad.drain(..).map(|(row, _)| row));
         for row in waiting {
             self.held.remove(&row);
         }
         self.ready_bytes = 0;
         self.reading = Reading::new(&self.settings);
+    }
+
+    fn forget_look(&mut self) {
+        if let Some(looking) = &mut self.looking {
+            looking.is_stale = true;
+        }
     }
 
     /// Ends, with the lease given back if it is held.
@@ -433,6 +504,7 @@ impl Machine {
         if let Some(asked) = &mut self.asked {
             asked.is_stale = true;
         }
+        self.forget_look();
         self.not_before = Time(0);
         self.phase = Phase::Releasing(end);
     }
@@ -447,7 +519,8 @@ impl Machine {
         let is_working = matches!(self.phase, Phase::Working);
         let is_idle = !is_working || self.window.len() == 0 && self.done.is_empty();
         // A transaction under way is waited for, so that the lease is given back after it.
-        if is_idle && self.asked.is_none() || by <= now {
+        let is_answered = self.asked.is_none() && self.looking.is_none();
+        if is_idle && is_answered || by <= now {
             self.closing = None;
             self.end(End::Shutdown);
         }

@@ -6,8 +6,8 @@ mod database;
 mod tests;
 
 use super::machine::{
-    Action as Wish, Call, DatabaseFault, Doubt, Input, Machine, Mistake, Note, OnPoison, Query,
-    Sent, Settings,
+    Action as Wish, Answer, Call, DatabaseFault, Doubt, Input, Machine, Mistake, Note, OnPoison,
+    Query, Sent, Settings,
 };
 use super::time::{Now, Time};
 use crate::outbox::RowId;
@@ -73,7 +73,15 @@ struct Relay {
     machine: Machine,
     life: u8,
     query: Option<Query>,
+    look: Option<Look>,
     call: Option<Call>,
+}
+
+/// A look at the table: what it finds is what there was, when it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Look {
+    Asked(Query),
+    Found(Answer),
 }
 
 /// A commit on its way to the broker.
@@ -109,6 +117,12 @@ enum Action {
     RollBack(RowId),
     /// The relay's query is carried out and answered.
     Query(usize),
+    /// The relay's look is carried out.
+    Look(usize),
+    /// And answered.
+    LookAnswered(usize),
+    /// Its connection breaks.
+    LookFails(usize),
     /// The connection breaks before it.
     QueryFails(usize),
     /// The connection breaks after it.
@@ -156,7 +170,7 @@ impl Bounds {
     }
 
     fn relay(&self, life: u8) -> Relay {
-        Relay { machine: Machine::new(self.settings()), life, query: None, call: None }
+        Relay { machine: Machine::new(self.settings()), life, query: None, look: None, call: None }
     }
 
     fn poison(&self) -> Option<RowId> {
@@ -196,11 +210,15 @@ impl World {
             let relay = &mut self.relays[at];
             let Some(wish) = relay.machine.poll(NOW) else { return };
             match wish {
-                Wish::Query(query @ (Query::Describe | Query::Lag)) => {
+                Wish::Query(query @ Query::Describe) => {
                     let answer = self.database.answer(owner, &query);
                     relay.machine.handle(NOW, Input::Database(Ok(answer)));
                 }
+                Wish::Look(Query::Lag) => {
+                    relay.machine.handle(NOW, Input::Looked(Ok(Answer::Lag)));
+                }
                 Wish::Query(query) => relay.query = Some(query),
+                Wish::Look(look) => relay.look = Some(Look::Asked(look)),
                 Wish::Call(call) => relay.call = Some(call),
                 Wish::Send { epoch, sending } => {
                     let rows = relay.machine.rows_of(sending.sequence);
@@ -277,7 +295,7 @@ impl World {
     fn is_quiet(&self) -> bool {
         let is_waiting = |at: usize| {
             let relay = &self.relays[at];
-            let asks = self.is_query_useful(at) || relay.call.is_some();
+            let asks = self.is_query_useful(at) || relay.look.is_some() || relay.call.is_some();
             !asks && !relay.machine.waits_to_look()
         };
         self.requests.is_empty()
@@ -388,6 +406,9 @@ impl Model for Bounds {
                 let _ = world.database.answer(owner, &query);
             }
             Action::Query(at)
+            | Action::Look(at)
+            | Action::LookAnswered(at)
+            | Action::LookFails(at)
             | Action::QueryFails(at)
             | Action::QueryUnanswered(at)
             | Action::QueryGivenUp(at)
@@ -452,6 +473,14 @@ impl Bounds {
         if relay.machine.waits_to_look() {
             actions.push(Action::Looks(at));
         }
+        match relay.look {
+            Some(Look::Asked(_)) => actions.push(Action::Look(at)),
+            Some(Look::Found(_)) => actions.push(Action::LookAnswered(at)),
+            None => {}
+        }
+        if relay.look.is_some() && spent.faults < self.faults {
+            actions.push(Action::LookFails(at));
+        }
         let has_crash = spent.crashes < self.crashes;
         if has_crash {
             actions.push(Action::Crash(at));
@@ -483,6 +512,17 @@ impl Bounds {
             world.tell(at, Input::Broker(call, answer));
         } else if matches!(action, Action::Looks(_)) {
             world.tell(at, Input::Wake);
+        } else if matches!(action, Action::Look(_)) {
+            let Look::Asked(look) = world.relays[at].look.take()? else { return None };
+            let answer = world.database.answer(world.owner(at), &look);
+            world.relays[at].look = Some(Look::Found(answer));
+        } else if matches!(action, Action::LookAnswered(_)) {
+            let Look::Found(answer) = world.relays[at].look.take()? else { return None };
+            world.tell(at, Input::Looked(Ok(answer)));
+        } else if matches!(action, Action::LookFails(_)) {
+            world.relays[at].look = None;
+            world.spent.faults += 1;
+            world.tell(at, Input::Looked(Err(DatabaseFault::Transient)));
         } else if matches!(action, Action::QueryFails(_)) {
             world.relays[at].query = None;
             world.spent.faults += 1;

@@ -7,6 +7,7 @@ use crate::outbox::{
     Claim, Description, Lag, Park, Row, RowId, Step, Store, StoreError, StoreErrorKind,
 };
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::time::Duration;
 
 /// A claim's rows, and what they are at the broker.
@@ -42,9 +43,27 @@ pub(super) enum Found {
     Lag(Lag),
 }
 
+impl Commit {
+    /// Whether it is the one of these rows.
+    pub(super) fn is_of(&self, ids: &[RowId]) -> bool {
+        self.rows.iter().map(|row| row.id).eq(ids.iter().copied())
+    }
+}
+
 impl Job {
+    /// A task's part that carries it out.
+    pub(super) fn start<S: Store>(
+        self,
+        mut store: S,
+    ) -> Pin<Box<dyn Future<Output = (S, Report)> + Send>> {
+        Box::pin(async move {
+            let report = self.run(&mut store).await;
+            (store, report)
+        })
+    }
+
     /// Carries it out.
-    pub(super) async fn run<S: Store>(mut self, store: &mut S) -> Report {
+    async fn run<S: Store>(mut self, store: &mut S) -> Report {
         let result = self.ask(store).await;
         let claims = self.claims;
         match result {

@@ -20,6 +20,8 @@ pub(crate) struct Reading {
     pub(crate) due: Time,
     /// Whether the last look found nothing.
     pub(crate) is_quiet: bool,
+    /// Somebody has said that there is something new since the last look was asked: it may not see it.
+    is_woken: bool,
     /// Wait after a look that finds nothing.
     idle: Duration,
     rows: u32,
@@ -33,6 +35,7 @@ impl Reading {
             seen: RowId(0),
             due: Time(0),
             is_quiet: false,
+            is_woken: false,
             idle: settings.poll_min,
             rows: ROWS_MIN.min(settings.rows_max),
         }
@@ -46,7 +49,13 @@ impl Reading {
     /// Somebody says that there is something new.
     pub(crate) fn wake(&mut self, now: Time, settings: &Settings) {
         self.due = now;
+        self.is_woken = true;
         self.idle = settings.poll_min;
+    }
+
+    /// A look is asked.
+    pub(crate) const fn ask(&mut self) {
+        self.is_woken = false;
     }
 
     /// These rows, ascending, were read and are dealt with. Whatever lies between them will be asked
@@ -70,11 +79,15 @@ impl Reading {
         let found = u32::try_from(found).unwrap_or(u32::MAX);
         self.is_quiet = found == 0;
         if found == 0 {
-            self.due = now.after(self.idle);
-            self.idle = self.idle.saturating_mul(2).min(settings.poll_max);
+            if self.is_woken {
+                self.due = now;
+            } else {
+                self.due = now.after(self.idle);
+                self.idle = self.idle.saturating_mul(2).min(settings.poll_max);
+            }
             return;
         }
-        let is_cut = is_cut || found >= self.rows;
+        let is_cut = is_cut || self.is_woken || found >= self.rows;
         self.idle = settings.poll_min;
         self.due = if is_cut { now } else { now.after(settings.poll_min) };
         let floor = ROWS_MIN.min(settings.rows_max);
@@ -137,8 +150,25 @@ mod tests {
 
         reading.wake(Time(5000), &settings);
         assert_eq!(reading.due, Time(5000));
+        reading.ask();
         reading.plan(0, false, Time(5000), &settings);
         assert_eq!(reading.due, Time(5020));
+    }
+
+    #[test]
+    fn bell_that_rings_during_a_look_is_followed_by_another_look_at_once() {
+        let settings = Settings::default();
+        for found in [0, 3] {
+            let mut reading = Reading::new(&settings);
+            reading.ask();
+            reading.wake(Time(5), &settings);
+            reading.plan(found, false, Time(7), &settings);
+            assert_eq!(reading.due, Time(7));
+
+            reading.ask();
+            reading.plan(found, false, Time(8), &settings);
+            assert_eq!(reading.due, Time(28));
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use super::error::RelayError;
 use super::handle::{RelayState, RelayStats};
 use super::machine::{
-    Action, BrokerFault, Call, Draft, End, Input, Machine, Note, Producer, Query, Sent, Settings,
+    Action, Answer, BrokerFault, Call, DatabaseFault, Draft, End, Input, Machine, Note, Producer,
+    Query, Sent, Settings,
 };
 use super::query::{self, Commit, Found, Job, Report};
 use super::sending;
@@ -49,12 +50,17 @@ pub(super) struct Shell<S> {
     /// Here while no query is under way.
     store: Option<S>,
     query: Option<Boxed<(S, Report)>>,
+    /// Here while no look is under way.
+    reader: Option<S>,
+    look: Option<Boxed<(S, Report)>>,
     call: Option<(Call, Boxed<Called>)>,
     sends: Vec<Flying>,
     outbox: Option<OutboxId>,
     producer: Option<ProducerId>,
     /// The rows read last.
     scanned: Vec<Row>,
+    /// The next claim.
+    ahead: Option<Commit>,
     /// The claims that the machine has under way.
     commits: BTreeMap<u64, Commit>,
 }
@@ -68,6 +74,7 @@ struct Flying {
 
 enum Event<S> {
     Queried(S, Report),
+    Looked(S, Report),
     Called(Call, Called),
     Sent { epoch: u64, sequence: u64, answer: Result<Committed, RequestError> },
     Rung,
@@ -96,6 +103,8 @@ impl<S: Store> Shell<S> {
             stop: stopped,
             is_stopping: false,
             stats: Arc::clone(&stats),
+            reader: Some(store.beside()),
+            look: None,
             store: Some(store),
             query: None,
             call: None,
@@ -103,6 +112,7 @@ impl<S: Store> Shell<S> {
             outbox: None,
             producer: None,
             scanned: Vec::new(),
+            ahead: None,
             commits: BTreeMap::new(),
         };
         (shell, stop, stats)
@@ -112,9 +122,13 @@ impl<S: Store> Shell<S> {
         loop {
             while let Some(action) = self.machine.poll(self.now()) {
                 if let Some(end) = self.act(action).await {
+                    if let Some(mut reader) = self.reader.take() {
+                        reader.close().await;
+                    }
                     return self.ended(&end);
                 }
             }
+            self.encode_ahead();
             let event = self.event().await;
             self.on_event(event);
             self.commits.retain(|sequence, _| self.machine.needs(*sequence));
@@ -141,6 +155,7 @@ impl<S: Store> Shell<S> {
     async fn act(&mut self, action: Action) -> Option<End> {
         match action {
             Action::Query(query) => self.ask(query),
+            Action::Look(look) => self.look(look),
             Action::Call(call) => self.call(call),
             Action::Send { epoch, sending } => {
                 self.send(epoch, sending);
@@ -159,17 +174,28 @@ impl<S: Store> Shell<S> {
             Ok(claims) => claims,
             Err(error) => {
                 self.failed(&error.to_string());
-                let fault = super::machine::DatabaseFault::Permanent;
+                let fault = DatabaseFault::Permanent;
                 self.machine.handle(self.now(), Input::Database(Err(fault)));
                 return;
             }
         };
-        let Some(mut store) = self.store.take() else { return };
         let job = Job { query, owner: self.owner.clone(), lease: self.lease, claims };
-        self.query = Some(Box::pin(async move {
-            let report = job.run(&mut store).await;
-            (store, report)
-        }));
+        self.query = self.store.take().map(|store| job.start(store));
+    }
+
+    fn look(&mut self, query: Query) {
+        let owner = self.owner.clone();
+        let job = Job { query, owner, lease: self.lease, claims: BTreeMap::new() };
+        self.look = self.reader.take().map(|reader| job.start(reader));
+    }
+
+    /// Encodes the next claim while the one before it is recorded. What does not encode is said when
+    /// it is claimed.
+    fn encode_ahead(&mut self) {
+        let ready = self.machine.ready();
+        if !ready.is_empty() && !self.ahead.as_ref().is_some_and(|commit| commit.is_of(ready)) {
+            self.ahead = query::commit(ready, &self.scanned).ok();
+        }
     }
 
     /// The claims that a query records: new ones from the rows read last, changed ones from before.
@@ -184,8 +210,10 @@ impl<S: Store> Shell<S> {
         let mut commits = BTreeMap::new();
         for draft in drafts.iter().filter(|draft| !draft.rows.is_empty()) {
             let known = self.commits.get(&draft.sequence);
+            let ahead = self.ahead.take_if(|it| known.is_none() && it.is_of(&draft.rows));
             let rows = known.map_or(&self.scanned, |commit| &commit.rows);
-            commits.insert(draft.sequence, query::commit(&draft.rows, rows)?);
+            let commit = ahead.map_or_else(|| query::commit(&draft.rows, rows), Ok)?;
+            commits.insert(draft.sequence, commit);
         }
         Ok(commits)
     }
@@ -230,11 +258,15 @@ impl<S: Store> Shell<S> {
             let at = Duration::from_millis(at.0);
             self.started.checked_add(at).unwrap_or_else(|| self.started + DROPPED)
         });
-        let Self { query, call, sends, bell, stop, is_stopping, .. } = self;
+        let Self { query, look, call, sends, bell, stop, is_stopping, .. } = self;
         tokio::select! {
             (store, report) = poll_fn(|cx| poll_optional(query, cx)) => {
                 *query = None;
                 Event::Queried(store, report)
+            }
+            (reader, report) = poll_fn(|cx| poll_optional(look, cx)) => {
+                *look = None;
+                Event::Looked(reader, report)
             }
             event = poll_fn(|cx| poll_call(call, cx)) => event,
             event = poll_fn(|cx| poll_sends(sends, cx)) => event,
@@ -253,7 +285,11 @@ impl<S: Store> Shell<S> {
         let input = match event {
             Event::Queried(store, report) => {
                 self.store = Some(store);
-                self.on_report(report)
+                Input::Database(self.on_report(report))
+            }
+            Event::Looked(reader, report) => {
+                self.reader = Some(reader);
+                Input::Looked(self.on_report(report))
             }
             Event::Called(call, answer) => self.on_called(call, answer),
             Event::Sent { epoch, sequence, answer } => self.on_sent(epoch, sequence, &answer),
@@ -272,7 +308,7 @@ impl<S: Store> Shell<S> {
         }
     }
 
-    fn on_report(&mut self, report: Report) -> Input {
+    fn on_report(&mut self, report: Report) -> Result<Answer, DatabaseFault> {
         let Report { answer, error, found, claims } = report;
         if let Some(error) = error {
             self.failed(&error.to_string());
@@ -290,10 +326,14 @@ impl<S: Store> Shell<S> {
                 }
                 lock(&self.stats).durability_warning = warning;
             }
-            Found::Rows(rows) => self.scanned = rows,
+            Found::Rows(rows) => {
+                self.scanned = rows;
+                // Rows of the same numbers need not be the same rows: the relay may have started over.
+                self.ahead = None;
+            }
             Found::Lag(lag) => lock(&self.stats).lag = Some(lag),
         }
-        Input::Database(answer)
+        answer
     }
 
     fn on_called(&mut self, call: Call, answer: Called) -> Input {

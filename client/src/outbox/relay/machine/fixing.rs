@@ -102,9 +102,8 @@ impl Machine {
     }
 
     pub(super) fn on_parked(&mut self, now: Now, rows: Vec<(RowId, String)>, claims: Vec<Draft>) {
-        for (row, _) in &rows {
-            self.held.remove(row);
-        }
+        self.gone.extend(rows.iter().map(|(row, _)| *row));
+        self.let_go();
         if !rows.is_empty() {
             self.notes.push_back(Note::Parked { rows });
         }

@@ -10,6 +10,9 @@ use std::time::Duration;
 pub(crate) enum Action {
     /// Ask the database; one at a time.
     Query(Query),
+    /// Ask the database for rows ([`Query::Scan`]) or a count ([`Query::Lag`]), over another
+    /// connection, while a query may be under way; one at a time.
+    Look(Query),
     /// Ask the broker about the outbox's producer.
     Call(Call),
     /// Send a claim. One that is sent again has the same rows and so the same bytes.
@@ -103,6 +106,8 @@ pub(crate) enum Input {
     Wake,
     /// The database's answer to the query under way.
     Database(Result<Answer, DatabaseFault>),
+    /// The database's answer to the look under way.
+    Looked(Result<Answer, DatabaseFault>),
     /// The broker's answer to a call.
     Broker(Call, Result<Producer, BrokerFault>),
     /// The broker's answer to a claim that was sent.
@@ -122,7 +127,7 @@ pub(crate) enum Input {
 }
 
 /// What the database says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Answer {
     Described {
         schema_version: u32,
@@ -144,7 +149,7 @@ pub(crate) enum Answer {
 }
 
 /// A row that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Candidate {
     pub(crate) id: RowId,
     pub(crate) bytes: u64,

@@ -83,6 +83,10 @@ pub(crate) enum Mistake {
     ClaimsNotResumed,
     /// A claim is changed without a new epoch first.
     ParkWithoutFence,
+    /// What a look found is used under another lease than it was asked under.
+    StaleLookUsed,
+    /// A row that was deleted is forgotten while a look may still find it.
+    RowsLetGoEarly,
 }
 
 impl Default for Settings {

@@ -29,7 +29,7 @@ impl Rig {
         rig.opens(1, 0);
         rig.answers(Answer::Claims(Vec::new()));
         rig.scans(&[]);
-        rig.answers(Answer::Lag);
+        rig.looks(Answer::Lag);
         rig
     }
 
@@ -55,6 +55,24 @@ impl Rig {
         query
     }
 
+    fn look(&mut self) -> Query {
+        match self.wish() {
+            Some(Action::Look(look)) => look,
+            other => panic!("no look but {other:?} at {:?}", self.now),
+        }
+    }
+
+    fn looks(&mut self, answer: Answer) -> Query {
+        let look = self.look();
+        self.machine.handle(self.now, Input::Looked(Ok(answer)));
+        look
+    }
+
+    /// Answers the look under way with rows of these ids.
+    fn finds(&mut self, ids: &[u64]) {
+        self.machine.handle(self.now, Input::Looked(Ok(scanned(ids))));
+    }
+
     fn acquires(&mut self, standing: Standing) {
         self.answers(Answer::Described { schema_version: 1, is_copied: false });
         self.answers(Answer::Acquired(Some(standing)));
@@ -76,9 +94,8 @@ impl Rig {
 
     /// Answers a look at the table; returns the gaps and the highest id of the question.
     fn scans(&mut self, ids: &[u64]) -> (Vec<RowRange>, RowId) {
-        let row = |id: &u64| Candidate { id: RowId(*id), bytes: 10, fault: None };
-        let query = self.answers(Answer::Scanned(ids.iter().map(row).collect()));
-        let Query::Scan { gaps, after, .. } = query else { panic!("no scan but {query:?}") };
+        let look = self.looks(scanned(ids));
+        let Query::Scan { gaps, after, .. } = look else { panic!("no scan but {look:?}") };
         (gaps, after)
     }
 
@@ -196,7 +213,7 @@ fn gap_is_asked_for_a_minute_and_what_comes_later_is_found_by_the_sweep() {
     let swept = rig.answers(Answer::Swept(Vec::new()));
     assert!(matches!(swept, Query::Sweep { from: RowId(1), through: RowId(2), .. }), "{swept:?}");
     assert_eq!(rig.scans(&[]), (vec![], RowId(2)));
-    rig.answers(Answer::Lag);
+    rig.looks(Answer::Lag);
 
     rig.at(2 * MINUTE);
     rig.answers(Answer::Swept(vec![RowId(1)]));
@@ -407,6 +424,86 @@ fn what_waits_is_counted_seldom_however_often_the_relay_starts_over() {
     rig.scans(&[]);
 
     assert_eq!(rig.wish(), None);
+}
+
+#[test]
+fn rows_are_read_while_the_claim_before_them_is_recorded_and_no_further() {
+    let mut rig = Rig::working_with(Settings { rows_max: 2, ..Settings::default() });
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[1, 2]);
+
+    let step = rig.query();
+    assert!(matches!(&step, Query::Step { claim: Some(claim), .. } if claim.sequence == 1));
+    assert!(matches!(rig.look(), Query::Scan { after: RowId(2), .. }));
+    assert_eq!(rig.wish(), None);
+    rig.finds(&[3, 4]);
+    assert_eq!((rig.wish(), rig.machine.ready()), (None, &[RowId(3), RowId(4)][..]));
+    rig.machine.handle(rig.now, Input::Database(Ok(Answer::Done(true))));
+
+    assert_eq!(rig.sends(), (1, 1, 0));
+    assert_eq!(rig.steps().2.unwrap().rows, [RowId(3), RowId(4)]);
+}
+
+#[test]
+fn rows_read_ahead_wait_until_a_claim_is_taken() {
+    let mut rig = Rig::working_with(Settings { rows_max: 1, depth: 1, ..Settings::default() });
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[1]);
+    rig.steps();
+    rig.sends();
+    rig.scans(&[2]);
+    assert_eq!(rig.wish(), None);
+    assert_eq!(rig.machine.deadline(), Some(Time(5_000)), "when the lease is prolonged");
+
+    rig.is_told(1, Sent::Accepted);
+
+    let (acked, done, claim) = rig.steps();
+    assert_eq!((acked, done, claim.unwrap().rows), (1, vec![RowId(1)], vec![RowId(2)]));
+}
+
+/// By the time it is answered others may have handed over and deleted what it found.
+#[test]
+fn look_from_before_the_lease_was_lost_is_not_used() {
+    let mut rig = Rig::working();
+    rig.machine.handle(rig.now, Input::Wake);
+    assert!(matches!(rig.look(), Query::Scan { .. }));
+    rig.machine.start_over(Time(0), Duration::ZERO);
+    rig.acquires(standing(3, 0, 0));
+    rig.compares(Producer::Unknown);
+    rig.opens(3, 0);
+    rig.answers(Answer::Claims(Vec::new()));
+    assert_eq!(rig.wish(), None, "one look at a time");
+
+    rig.finds(&[1]);
+
+    assert_eq!(rig.scans(&[]), (vec![], RowId(0)));
+    assert_eq!(rig.wish(), None);
+}
+
+/// After a start the rows of taken claims are above what has been read.
+#[test]
+fn row_deleted_while_a_look_finds_it_is_not_claimed_again() {
+    let mut rig = Rig::new(Settings { rows_max: 1, ..Settings::default() });
+    rig.acquires(standing(2, 1, 0));
+    rig.compares(Producer::Known { epoch: 1, last: 1 });
+    rig.opens(2, 1);
+    rig.answers(Answer::Claims(vec![Claim { sequence: 1, rows: vec![RowId(2)], digest: 0 }]));
+    rig.scans(&[1]);
+    let step = rig.query();
+    assert!(matches!(&step, Query::Step { done, .. } if *done == [RowId(2)]), "{step:?}");
+    assert!(matches!(rig.look(), Query::Scan { after: RowId(1), .. }));
+    rig.machine.handle(rig.now, Input::Database(Ok(Answer::Done(true))));
+    rig.sends();
+
+    rig.finds(&[2]);
+
+    assert_eq!(rig.machine.ready(), []);
+    assert!(rig.machine.held.contains(&RowId(1)) && !rig.machine.held.contains(&RowId(2)));
+}
+
+fn scanned(ids: &[u64]) -> Answer {
+    let row = |id: &u64| Candidate { id: RowId(*id), bytes: 10, fault: None };
+    Answer::Scanned(ids.iter().map(row).collect())
 }
 
 const fn standing(epoch: u64, claimed: u64, acked: u64) -> Standing {

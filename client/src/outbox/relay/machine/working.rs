@@ -14,30 +14,47 @@ impl Machine {
             let rows = std::mem::take(&mut self.bad);
             return Some(Query::Park { epoch, rows, claims: Vec::new() });
         }
-        if !self.ready.is_empty() || self.is_flush_due() {
+        if self.can_claim() || self.is_flush_due() {
             return self.renewal();
         }
         if self.closing.is_some() {
             return None;
         }
-        if let Some(from) = self.sweep.next(now) {
-            let (through, limit) = (self.reading.seen, self.settings.sweep_rows);
-            return Some(Query::Sweep { from, through, limit });
+        let from = self.sweep.next(now)?;
+        let (through, limit) = (self.reading.seen, self.settings.sweep_rows);
+        Some(Query::Sweep { from, through, limit })
+    }
+
+    /// The next look of a relay at work, which is carried out beside its queries. It may find rows that
+    /// one of those deletes meanwhile; `gone` keeps them until then.
+    pub(super) fn look(&mut self, now: Time) -> Option<Query> {
+        if !matches!(self.phase, Phase::Working) || self.closing.is_some() {
+            return None;
         }
-        if self.window.len() < self.settings.depth && self.reading.due <= now {
+        if self.reads_on() && self.reading.due <= now {
             return Some(self.scan(now));
         }
         self.lag.next(now).map(|_| Query::Lag)
     }
 
-    /// When [`Self::work`] has something to do that no answer will bring about.
+    /// When [`Self::work`] or [`Self::look`] have something to do that no answer will bring about.
     pub(super) fn next_work(&self) -> Option<Time> {
-        if self.asked.is_some() || self.closing.is_some() {
+        if self.closing.is_some() {
             return None;
         }
-        let has_room = self.window.len() < self.settings.depth;
-        let look = has_room.then_some(self.reading.due);
-        [look, self.sweep.due(), self.lag.due()].into_iter().flatten().min()
+        let scan = self.reads_on().then_some(self.reading.due);
+        let lag = self.looking.is_none().then(|| self.lag.due()).flatten();
+        let sweep = self.asked.is_none().then(|| self.sweep.due()).flatten();
+        [scan, lag, sweep].into_iter().flatten().min()
+    }
+
+    /// Whether rows may be read: those of one claim at a time wait to be claimed.
+    pub(super) const fn reads_on(&self) -> bool {
+        self.looking.is_none() && self.ready.is_empty()
+    }
+
+    fn can_claim(&self) -> bool {
+        !self.ready.is_empty() && self.window.len() < self.settings.depth
     }
 
     /// Acknowledgements ride in the next claim's transaction; one of their own follows if the table
@@ -57,11 +74,10 @@ impl Machine {
         if !matches!(self.phase, Phase::Working) {
             return Some(self.prolonging(epoch));
         }
-        let claim =
-            (!self.ready.is_empty() && self.window.len() < self.settings.depth).then(|| {
-                let rows = std::mem::take(&mut self.ready);
-                Draft { sequence: self.next_sequence(&rows), rows, bytes: self.ready_bytes }
-            });
+        let claim = self.can_claim().then(|| {
+            let rows = std::mem::take(&mut self.ready);
+            Draft { sequence: self.next_sequence(&rows), rows, bytes: self.ready_bytes }
+        });
         let done = std::mem::take(&mut self.done);
         Some(Query::Step { epoch, acked: self.window.last(), done, claim })
     }
@@ -80,6 +96,7 @@ impl Machine {
 
     fn scan(&mut self, now: Time) -> Query {
         self.reading.gaps.expire(now);
+        self.reading.ask();
         Query::Scan {
             gaps: self.reading.gaps.ranges(),
             after: self.reading.seen,
@@ -149,9 +166,8 @@ impl Machine {
         }
         self.noted = acked;
         self.renew = now.after(self.settings.lease / 3);
-        for row in done {
-            self.held.remove(row);
-        }
+        self.gone.extend(done);
+        self.let_go();
         if let Some(Draft { sequence, rows, bytes }) = claim {
             self.claimed = sequence;
             self.window.push(Flight { sequence, rows, bytes });

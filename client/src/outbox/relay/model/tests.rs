@@ -144,3 +144,18 @@ fn claim_changed_without_a_fence_is_found() {
     let expected = ["no row is handed over twice", "no row is lost", "no relay halts"];
     fails("park without fence", &bounds, &expected);
 }
+
+#[test]
+fn look_used_under_another_lease_is_found() {
+    let mistake = Some(Mistake::StaleLookUsed);
+    let bounds = Bounds { relays: 2, expiries: 2, rows: 1, mistake, ..NONE };
+    let expected = ["no row is handed over twice", "no row is lost", "no relay halts"];
+    fails("stale look", &bounds, &expected);
+}
+
+#[test]
+fn row_forgotten_while_a_look_may_find_it_is_found() {
+    let mistake = Some(Mistake::RowsLetGoEarly);
+    let bounds = Bounds { rows: 2, rows_max: 1, crashes: 1, mistake, ..NONE };
+    fails("rows let go early", &bounds, &["no row is handed over twice"]);
+}
