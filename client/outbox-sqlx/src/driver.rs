@@ -7,9 +7,10 @@ pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
+use crate::rows::{self, Bulk};
 use bytes::Bytes;
 use posthouse_client::outbox::sql::{Dialect, Sql};
-use posthouse_client::outbox::{NewRow, StoreErrorKind};
+use posthouse_client::outbox::{NewRow, Row, StoreErrorKind};
 use sqlx::{Database, Pool, Transaction};
 use std::fmt::Debug;
 
@@ -95,6 +96,18 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
     /// Bytes of a row of `bulk`.
     fn bulk_bytes(row: &Self::Row, column: usize) -> sqlx::Result<Option<Bytes>> {
         Ok(Self::bytes(row, column)?.map(Into::into))
+    }
+
+    /// Reads the rows of a query that gives many: it may take more than one round trip where each row
+    /// costs less then.
+    fn read_many(
+        connection: &mut Self::Connection,
+        sql: String,
+    ) -> impl Future<Output = sqlx::Result<Vec<Row>>> + Send {
+        async {
+            let rows = Self::query(connection, Self::bulk(sql)).await?;
+            rows.iter().map(|row| rows::row(&Bulk::<Self>(row))).collect()
+        }
     }
 
     /// Begins a transaction of the application.

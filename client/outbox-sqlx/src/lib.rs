@@ -82,6 +82,7 @@ pub mod mysql;
 mod outbox;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod rows;
 mod sends;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;

@@ -1,16 +1,19 @@
 //! The outbox tables as a relay sees them, over a connection of the relay's own.
 
 use crate::driver::{Driver, transaction};
+use crate::rows::{self, Bulk, odd, positive};
 use posthouse_client::outbox::sql::{Dialect, Sql, parse_ids, same_sqlite, sqlite_identity};
 use posthouse_client::outbox::{
     Claim, Description, Lag, OutboxId, Park, Parked, Row, RowId, RowRange, Standing, Step, Store,
     StoreError, StoreErrorKind,
 };
-use posthouse_client::{MessageId, Timestamp};
 use sqlx::Connection as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
+
+/// Rows that are worth more than one round trip, if they are cheaper then.
+const MANY: u32 = 500;
 
 /// No answer of the database for so long, and the connection is given up.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -74,7 +77,19 @@ impl<D: Driver> Tables<D> {
 
     async fn read_rows(&mut self, sql: String) -> Result<Vec<Row>, StoreError> {
         let rows = self.query(D::bulk(sql)).await?;
-        rows.iter().map(row::<D>).collect::<sqlx::Result<_>>().map_err(|error| failed::<D>(error))
+        let rows = rows.iter().map(|row| rows::row(&Bulk::<D>(row)));
+        rows.collect::<sqlx::Result<_>>().map_err(|error| failed::<D>(error))
+    }
+
+    /// The same, in a way that is best for many rows.
+    async fn read_many(&mut self, sql: String) -> Result<Vec<Row>, StoreError> {
+        let done = timeout(ANSWER_MAX, async {
+            let mut connection = self.connection().await?;
+            let rows = D::read_many(&mut connection, sql).await?;
+            self.connection = Some(Kept(connection));
+            Ok(rows)
+        });
+        answered::<D, _>(done.await)
     }
 }
 
@@ -98,23 +113,8 @@ fn failed<D: Driver>(error: sqlx::Error) -> StoreError {
     StoreError::new(kind, error)
 }
 
-fn odd(what: &'static str) -> sqlx::Error {
-    sqlx::Error::Decode(what.into())
-}
-
 fn number<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<u64> {
     positive(D::number(row, column)?)
-}
-
-fn positive(number: Option<i64>) -> sqlx::Result<u64> {
-    let number = number.ok_or_else(|| odd("a number is null"))?;
-    u64::try_from(number).map_err(|_| odd("a number is negative"))
-}
-
-/// A time before 1970, which somebody's SQL made, is as if there were none: it must not end a relay.
-fn time<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<Timestamp> {
-    let millis = D::bulk_number(row, column)?.ok_or_else(|| odd("a time is null"))?;
-    Ok(Timestamp(millis.max(0).unsigned_abs()))
 }
 
 fn text<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<String> {
@@ -124,26 +124,6 @@ fn text<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<String> {
 fn id<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<[u8; 16]> {
     let id = D::bytes(row, column)?.ok_or_else(|| odd("an id is null"))?;
     id.try_into().map_err(|_| odd("an id does not have 16 bytes"))
-}
-
-/// A message's id, if it has the length of one.
-fn message_id<D: Driver>(row: &D::Row, column: usize) -> sqlx::Result<Option<MessageId>> {
-    let id = D::bulk_bytes(row, column)?.ok_or_else(|| odd("an id is null"))?;
-    Ok(<[u8; 16]>::try_from(&id[..]).ok().map(MessageId))
-}
-
-/// Reads the columns of [`ROW_COLUMNS`](posthouse_client::outbox::sql::ROW_COLUMNS).
-fn row<D: Driver>(row: &D::Row) -> sqlx::Result<Row> {
-    Ok(Row {
-        id: RowId(positive(D::bulk_number(row, 0)?)?),
-        message_id: message_id::<D>(row, 1)?,
-        topic: D::bulk_text(row, 2)?.ok_or_else(|| odd("a topic is null"))?,
-        key: D::bulk_bytes(row, 3)?,
-        headers: D::bulk_text(row, 4)?.ok_or_else(|| odd("headers are null"))?,
-        body: D::bulk_bytes(row, 5)?.unwrap_or_default(),
-        due_at: time::<D>(row, 6)?,
-        created_at: time::<D>(row, 7)?,
-    })
 }
 
 fn description<D: Driver>(row: &D::Row) -> sqlx::Result<Description> {
@@ -174,18 +154,6 @@ fn lag<D: Driver>(row: &D::Row) -> sqlx::Result<Lag> {
     // A sender's clock may be ahead of the database's.
     let oldest = D::number(row, 1)?.map(|age| Duration::from_millis(age.max(0).unsigned_abs()));
     Ok(Lag { rows: number::<D>(row, 0)?, oldest, parked: number::<D>(row, 2)? })
-}
-
-fn parked<D: Driver>(row: &D::Row) -> sqlx::Result<Parked> {
-    Ok(Parked {
-        id: RowId(positive(D::bulk_number(row, 0)?)?),
-        message_id: message_id::<D>(row, 1)?,
-        topic: D::bulk_text(row, 2)?.ok_or_else(|| odd("a topic is null"))?,
-        body_bytes: positive(D::bulk_number(row, 3)?)?,
-        created_at: time::<D>(row, 4)?,
-        reason: D::bulk_text(row, 5)?.ok_or_else(|| odd("a reason is null"))?,
-        parked_at: time::<D>(row, 6)?.0,
-    })
 }
 
 /// The first row, read; an error of its own if there is none.
@@ -283,7 +251,8 @@ impl<D: Driver> Store for Tables<D> {
         rows_max: u32,
         bytes_max: u64,
     ) -> Result<Vec<Row>, StoreError> {
-        self.read_rows(self.sql.scan(gaps, after, rows_max, bytes_max)).await
+        let sql = self.sql.scan(gaps, after, rows_max, bytes_max);
+        if rows_max < MANY { self.read_rows(sql).await } else { self.read_many(sql).await }
     }
 
     async fn sweep(
@@ -318,7 +287,7 @@ impl<D: Driver> Store for Tables<D> {
 
     async fn parked(&mut self, after: RowId, limit: u32) -> Result<Vec<Parked>, StoreError> {
         let rows = self.query(D::bulk(self.sql.parked(after, limit))).await?;
-        let parked = rows.iter().map(parked::<D>);
+        let parked = rows.iter().map(|row| rows::parked(&Bulk::<D>(row)));
         parked.collect::<sqlx::Result<_>>().map_err(|error| failed::<D>(error))
     }
 

@@ -184,6 +184,35 @@ on_each! {
         assert_eq!(store.sweep(at(1), at(9), 3).await.unwrap(), [at(1), at(2), at(3)]);
     }
 
+    /// PostgreSQL gives many in another way than few.
+    #[tokio::test]
+    async fn many_rows_are_read_as_few_are() {
+        let (pool, _kept) = place::pool().await;
+        let outbox = on::Outbox::new(pool.clone());
+        outbox.install().await.unwrap();
+        let plain = || Message::new(vec![7; 100]).to("orders");
+        let full = Message::new(vec![0, 255]).key("k").header("h", "1").delay(LEASE).to("later");
+        let some = std::iter::repeat_with(plain).take(300);
+        let messages = some.clone().chain([full]).chain(some);
+        let mut tx = pool.begin().await.unwrap();
+        let _ = outbox.enqueue_many(&mut tx, messages).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut store = outbox.store();
+
+        let mut few = store.scan(&[], RowId(0), 400, 1 << 20).await.unwrap();
+        let last = few.last().unwrap().id;
+        few.extend(store.scan(&[], last, 400, 1 << 20).await.unwrap());
+
+        assert_eq!(few.len(), 601);
+        assert!(store.scan(&[], RowId(0), 1000, 1 << 20).await.unwrap() == few);
+        let gap = RowRange { first: few[3].id, last: few[4].id };
+        let behind = store.scan(&[gap], few[9].id, 1000, 1 << 20).await.unwrap();
+        assert!(behind == [&few[3..5], &few[10..]].concat());
+        assert_eq!(store.scan(&[], RowId(0), 1000, 400).await.unwrap(), &few[..3]);
+        assert_eq!(store.scan(&[], RowId(0), 1000, 1).await.unwrap(), &few[..1]);
+        assert_eq!(store.scan(&[], few[600].id, 1000, 1).await.unwrap(), []);
+    }
+
     #[tokio::test]
     async fn step_claims_and_deletes_and_an_older_epoch_changes_nothing() {
         let (pool, _kept) = place::pool().await;

@@ -1,12 +1,20 @@
 //! PostgreSQL.
 
+mod copy;
+
 use super::{Driver, same_for_all};
+use crate::rows::{self, Columns, odd};
 use bytes::Bytes;
+use copy::{Malformed, Tuple, Tuples};
 use posthouse_client::outbox::sql::{Dialect, Sql};
-use posthouse_client::outbox::{NewRow, StoreErrorKind};
+use posthouse_client::outbox::{NewRow, Row, StoreErrorKind};
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgRow, PgSeverity};
 use sqlx::{ConnectOptions as _, PgConnection, PgPool, Postgres, Row as _, ValueRef as _};
+use std::future::poll_fn;
+
+/// Whatever the session's isolation level: where it is serializable, a look would lock what it reads.
+const READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
 
 /// PostgreSQL.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +36,42 @@ fn binary(row: &PgRow, column: usize) -> sqlx::Result<Option<&[u8]>> {
     value.as_bytes().map(Some).map_err(sqlx::Error::Decode)
 }
 
-fn odd(what: &'static str) -> sqlx::Error {
-    sqlx::Error::Decode(what.into())
+fn number_of(bytes: &[u8]) -> sqlx::Result<i64> {
+    let bytes = bytes.try_into().map_err(|_| odd("a number does not have 8 bytes"))?;
+    Ok(i64::from_be_bytes(bytes))
+}
+
+fn text_of(bytes: &[u8]) -> sqlx::Result<String> {
+    str::from_utf8(bytes).map(str::to_owned).map_err(|_| odd("a text is not UTF-8"))
+}
+
+impl Columns for Tuple {
+    fn number(&self, column: usize) -> sqlx::Result<Option<i64>> {
+        self.value(column).map(|value| number_of(value)).transpose()
+    }
+
+    fn text(&self, column: usize) -> sqlx::Result<Option<String>> {
+        self.value(column).map(|value| text_of(value)).transpose()
+    }
+
+    fn bytes(&self, column: usize) -> sqlx::Result<Option<Bytes>> {
+        Ok(self.value(column).cloned())
+    }
+}
+
+/// Reads the rows of a query.
+async fn copied(connection: &mut PgConnection, sql: &str) -> sqlx::Result<Vec<Row>> {
+    let text = format!("COPY ({sql}) TO STDOUT (FORMAT binary)");
+    let mut pieces = connection.copy_out_raw(&text).await?;
+    let mut tuples = Tuples::new();
+    let mut rows = Vec::new();
+    while let Some(piece) = poll_fn(|cx| pieces.as_mut().poll_next(cx)).await {
+        tuples.push(&piece?);
+        while let Some(tuple) = tuples.next().map_err(|Malformed| odd("no binary copy"))? {
+            rows.push(rows::row(&tuple)?);
+        }
+    }
+    if tuples.is_complete() { Ok(rows) } else { Err(odd("a binary copy without its end")) }
 }
 
 impl Driver for Pg {
@@ -66,24 +108,30 @@ impl Driver for Pg {
     /// as well.
     fn bulk(sql: String) -> String {
         format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; DECLARE posthouse_rows BINARY NO SCROLL CURSOR FOR {sql}; \
+            "{READ}; DECLARE posthouse_rows BINARY NO SCROLL CURSOR FOR {sql}; \
              FETCH ALL FROM posthouse_rows; COMMIT"
         )
     }
 
     fn bulk_number(row: &PgRow, column: usize) -> sqlx::Result<Option<i64>> {
-        let Some(bytes) = binary(row, column)? else { return Ok(None) };
-        let bytes = bytes.try_into().map_err(|_| odd("a number does not have 8 bytes"))?;
-        Ok(Some(i64::from_be_bytes(bytes)))
+        binary(row, column)?.map(number_of).transpose()
     }
 
     fn bulk_text(row: &PgRow, column: usize) -> sqlx::Result<Option<String>> {
-        let text = binary(row, column)?.map(|bytes| String::from_utf8(bytes.to_vec()));
-        text.transpose().map_err(|_| odd("a text is not UTF-8"))
+        binary(row, column)?.map(text_of).transpose()
     }
 
     fn bulk_bytes(row: &PgRow, column: usize) -> sqlx::Result<Option<Bytes>> {
         Ok(binary(row, column)?.map(Bytes::copy_from_slice))
+    }
+
+    /// A cursor puts all rows aside before it gives the first; a copy does not, and its rows are easier
+    /// to read. sqlx takes it in no text with other statements.
+    async fn read_many(connection: &mut PgConnection, sql: String) -> sqlx::Result<Vec<Row>> {
+        Self::run(connection, READ.to_owned()).await?;
+        let rows = copied(connection, &sql).await?;
+        Self::run(connection, "COMMIT".to_owned()).await?;
+        Ok(rows)
     }
 
     fn own_options(pool: &PgPool) -> PgConnectOptions {
