@@ -123,8 +123,9 @@ async fn broken_connections_on_both_sides_lose_and_double_nothing() {
                 drop(pending.pop());
                 rolled_back.insert(number);
             }
-            11 => fail_next(&database, [Fault::Before, Fault::None]).await,
-            12 => fail_next(&database, [Fault::None, Fault::After]).await,
+            11 => fail_next(&database, &[Fault::Before, Fault::None]).await,
+            12 if number % 4 == 0 => fail_next(&database, &BURST).await,
+            12 => fail_next(&database, &[Fault::None, Fault::After]).await,
             _ => sleep(Duration::from_millis(3)).await,
         }
         if pending.len() > 6 {
@@ -145,9 +146,13 @@ async fn broken_connections_on_both_sides_lose_and_double_nothing() {
     }
 }
 
-/// Faults for the next queries, once those before have been met: faults in a row would only make the
+/// Faults while the relays start over from one.
+const BURST: [Fault; 6] =
+    [Fault::After, Fault::Before, Fault::None, Fault::After, Fault::None, Fault::Before];
+
+/// Faults for the next queries, once those before have been met: too many in a row would only make the
 /// relays wait longer and longer, before they have done anything that could be lost.
-async fn fail_next(database: &Memory, faults: [Fault; 2]) {
+async fn fail_next(database: &Memory, faults: &[Fault]) {
     until(|| database.with(|tables| tables.faults.is_empty())).await;
     database.with(|tables| tables.faults.extend(faults));
 }
@@ -355,6 +360,28 @@ async fn restored_database_goes_on_above_what_the_broker_has() {
     // Those whose deletion was lost come again, with the same message ids.
     assert_eq!(log(&client, "orders").await, [1, 2, 3, 1, 2, 3, 4]);
     relay_after.shutdown().await.unwrap();
+}
+
+/// As behind a proxy that keeps the relay's connections while the server behind it is replaced.
+#[tokio::test]
+async fn database_set_back_under_a_relay_is_noticed_before_anything_is_lost() {
+    let (_broker, client) = started().await;
+    let database = Memory::new();
+    let bell = Arc::new(Notify::new());
+    let relay = relay(&database, &client).batch(1).bell(Arc::clone(&bell)).spawn();
+    until(|| relay.stats().state == RelayState::Active).await;
+    let backup = database.copy();
+    database.enqueue("orders", 3);
+    bell.notify_one();
+    until(|| is_empty(&database)).await;
+
+    database.with(|tables| *tables = backup.with(|backup| backup.clone()));
+    database.enqueue("orders", 4);
+    bell.notify_one();
+    until(|| is_empty(&database)).await;
+
+    assert_eq!(log(&client, "orders").await, [1, 2, 3, 1, 2, 3, 4]);
+    relay.shutdown().await.unwrap();
 }
 
 #[tokio::test]

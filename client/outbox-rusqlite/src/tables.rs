@@ -126,6 +126,9 @@ impl Tables {
         if tx.execute(&update, []).map_err(failed)? == 0 {
             return Ok(None);
         }
+        // Tables that the text of ddl() made do not know yet in which file they are.
+        let identity = sqlite_identity(Path::new(tx.path().unwrap_or_default()));
+        tx.execute(&self.sql.belongs(&identity), []).map_err(failed)?;
         let standing = tx.query_row(&query, [], |row| {
             let [epoch, claimed, acked] = [number(row, 0)?, number(row, 1)?, number(row, 2)?];
             Ok(Standing { epoch, claimed, acked })

@@ -38,21 +38,23 @@ async fn lease_has_one_owner_and_a_rising_epoch() {
 async fn step_is_all_or_nothing_and_fenced_by_the_epoch() {
     let shop = filled(5);
     let mut store = shop.outbox.store();
-    let epoch = store.acquire("a", LEASE).await.unwrap().unwrap().epoch;
+    let from = store.acquire("a", LEASE).await.unwrap().unwrap();
     let claim = Claim { sequence: 1, rows: ids([1, 2, 4]), digest: u32::MAX };
-    let step = Step { epoch, lease: LEASE, acked: 0, done: vec![], claim: Some(claim.clone()) };
+    let step = Step { from, lease: LEASE, acked: 0, done: vec![], claim: Some(claim.clone()) };
     assert!(store.step(&step).await.unwrap());
     assert_eq!(store.claims().await.unwrap(), std::slice::from_ref(&claim));
     assert_eq!(found(&mut store, 0).await, [1, 2, 3, 4, 5], "claimed rows stay");
 
     let mut zombie = shop.outbox.store();
     let newer = store.acquire("a", LEASE).await.unwrap().unwrap();
-    assert_eq!((newer.epoch, newer.claimed, newer.acked), (epoch + 1, 1, 0));
-    let late = Step { epoch, lease: LEASE, acked: 1, done: claim.rows.clone(), claim: None };
-    assert!(!zombie.step(&late).await.unwrap());
+    assert_eq!((newer.epoch, newer.claimed, newer.acked), (from.epoch + 1, 1, 0));
+    let late = Step { from, lease: LEASE, acked: 1, done: claim.rows.clone(), claim: None };
+    for from in [Standing { claimed: 1, ..from }, Standing { claimed: 2, ..newer }] {
+        assert!(!zombie.step(&Step { from, ..late.clone() }).await.unwrap());
+    }
     assert_eq!(found(&mut store, 0).await.len(), 5);
 
-    assert!(store.step(&Step { epoch: newer.epoch, ..late }).await.unwrap());
+    assert!(store.step(&Step { from: newer, ..late }).await.unwrap());
     assert_eq!(found(&mut store, 0).await, [3, 5]);
     assert!(store.claims().await.unwrap().is_empty());
     assert_eq!(store.acquire("a", LEASE).await.unwrap().unwrap().acked, 1);
@@ -80,17 +82,19 @@ async fn scan_gives_gaps_and_what_is_above_within_its_limits() {
 async fn parked_rows_are_listed_redriven_and_discarded() {
     let shop = filled(4);
     let mut store = shop.outbox.store();
-    let epoch = store.acquire("a", LEASE).await.unwrap().unwrap().epoch;
+    let from = store.acquire("a", LEASE).await.unwrap().unwrap();
     let claim = Claim { sequence: 1, rows: ids([1, 2, 3]), digest: 7 };
-    let step = Step { epoch, lease: LEASE, acked: 0, done: vec![], claim: Some(claim) };
+    let step = Step { from, lease: LEASE, acked: 0, done: vec![], claim: Some(claim) };
     assert!(store.step(&step).await.unwrap());
     let before = store.rows(&ids([2])).await.unwrap();
 
     let reason = "NOT_FOUND: topic \"it's\" \u{1f4ee}";
     let rows = vec![(RowId(2), reason.to_owned()), (RowId(3), "too large".to_owned())];
     let claims = vec![Claim { sequence: 1, rows: ids([1]), digest: 8 }];
-    let park = Park { epoch, rows, claims };
-    assert!(!store.park(&Park { epoch: epoch + 1, ..park.clone() }).await.unwrap());
+    let from = Standing { claimed: 1, ..from };
+    let park = Park { from, rows, claims };
+    let other = Standing { acked: 1, ..from };
+    assert!(!store.park(&Park { from: other, ..park.clone() }).await.unwrap());
     assert!(store.park(&park).await.unwrap());
 
     assert_eq!(store.claims().await.unwrap(), park.claims);
@@ -112,7 +116,7 @@ async fn parked_rows_are_listed_redriven_and_discarded() {
     assert!(
         store
             .park(&Park {
-                epoch,
+                from,
                 rows: vec![],
                 claims: vec![Claim { sequence: 1, rows: vec![], digest: 0 }]
             })
@@ -120,6 +124,22 @@ async fn parked_rows_are_listed_redriven_and_discarded() {
             .unwrap()
     );
     assert_eq!(store.claims().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn tables_that_the_application_made_know_their_file_once_a_relay_has_had_them() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("shop.db");
+    let outbox = Outbox::new(&file);
+    rusqlite::Connection::open(&file).unwrap().execute_batch(&outbox.ddl()).unwrap();
+    let mut store = outbox.store();
+    assert_eq!(store.describe().await.unwrap().belongs_to, "");
+
+    store.acquire("a", LEASE).await.unwrap().unwrap();
+
+    let found = store.describe().await.unwrap();
+    assert_ne!(found.belongs_to, "");
+    assert_eq!(found.belongs_to, found.found_in);
 }
 
 #[tokio::test]

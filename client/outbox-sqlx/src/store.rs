@@ -219,7 +219,13 @@ impl<D: Driver> Store for Tables<D> {
         lease: Duration,
     ) -> Result<Option<Standing>, StoreError> {
         let [update, select] = self.sql.acquire(owner, lease);
-        if !self.write_if_held(&[update]).await? {
+        let mut statements = vec![update];
+        if D::DIALECT == Dialect::Sqlite {
+            // Tables that the text of ddl() made do not know yet in which file they are.
+            let place = self.place().await?;
+            statements.push(self.sql.belongs(&place));
+        }
+        if !self.write_if_held(&statements).await? {
             return Ok(None);
         }
         let rows = self.query(select).await?;

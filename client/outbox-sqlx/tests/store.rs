@@ -13,6 +13,10 @@ use std::time::Duration;
 
 const LEASE: Duration = Duration::from_secs(15);
 
+const fn standing([epoch, claimed, acked]: [u64; 3]) -> Standing {
+    Standing { epoch, claimed, acked }
+}
+
 on_each! {
     #[tokio::test]
     async fn row_is_what_was_enqueued() {
@@ -223,25 +227,29 @@ on_each! {
         let mut store = outbox.store();
         store.acquire("me", LEASE).await.unwrap();
         let claim = |sequence, rows: &[RowId]| Claim { sequence, rows: rows.to_vec(), digest: u32::MAX };
-        let step = |epoch, acked, done: &[RowId], claim| {
-            Step { epoch, lease: LEASE, acked, done: done.to_vec(), claim }
+        let step = |from: [u64; 3], acked, done: &[RowId], claim| {
+            Step { from: standing(from), lease: LEASE, acked, done: done.to_vec(), claim }
         };
 
         let first = claim(1, &rows[..4]);
-        assert!(store.step(&step(1, 0, &[], Some(first.clone()))).await.unwrap());
+        assert!(store.step(&step([1, 0, 0], 0, &[], Some(first.clone()))).await.unwrap());
         assert_eq!(store.claims().await.unwrap(), std::slice::from_ref(&first));
-        let late = step(0, 1, &rows, Some(claim(2, &rows[4..])));
-        assert!(!store.step(&late).await.unwrap());
-        assert_eq!(store.claims().await.unwrap(), [first]);
-        assert_eq!(outbox.lag().await.unwrap().rows, 10);
+        // An older lease; and a database that was set back under the lease, so that other numbers are
+        // known of it.
+        for from in [[0, 1, 0], [1, 2, 0], [1, 1, 1], [1, 2, 1]] {
+            let late = step(from, 1, &rows, Some(claim(2, &rows[4..])));
+            assert!(!store.step(&late).await.unwrap());
+            assert_eq!(store.claims().await.unwrap(), std::slice::from_ref(&first));
+            assert_eq!(outbox.lag().await.unwrap().rows, 10);
+        }
 
         let second = claim(2, &rows[4..8]);
-        assert!(store.step(&step(1, 1, &rows[..4], Some(second.clone()))).await.unwrap());
+        assert!(store.step(&step([1, 1, 0], 1, &rows[..4], Some(second.clone()))).await.unwrap());
         assert_eq!(store.claims().await.unwrap(), [second]);
         assert_eq!(outbox.lag().await.unwrap().rows, 6);
-        let standing = store.acquire("me", LEASE).await.unwrap().unwrap();
-        assert_eq!(standing, Standing { epoch: 2, claimed: 2, acked: 1 });
-        assert!(store.step(&step(2, 2, &rows[4..8], None)).await.unwrap());
+        let found = store.acquire("me", LEASE).await.unwrap().unwrap();
+        assert_eq!(found, standing([2, 2, 1]));
+        assert!(store.step(&step([2, 2, 1], 2, &rows[4..8], None)).await.unwrap());
         let lag = outbox.lag().await.unwrap();
         assert_eq!((lag.rows, lag.parked), (2, 0));
         assert!(lag.oldest.unwrap() < Duration::from_secs(60));
@@ -259,14 +267,14 @@ on_each! {
         store.acquire("me", LEASE).await.unwrap();
         let before = store.scan(&[], RowId(0), 10, 1 << 20).await.unwrap();
         let [one, two] = [1, 2].map(|sequence| Claim { sequence, rows: rows.clone(), digest: 5 });
-        for claim in [&one, &two] {
-            let claim = Some(claim.clone());
-            let step = Step { epoch: 1, lease: LEASE, acked: 0, done: Vec::new(), claim };
+        for (claimed, claim) in [(0, &one), (1, &two)] {
+            let (from, claim) = (standing([1, claimed, 0]), Some(claim.clone()));
+            let step = Step { from, lease: LEASE, acked: 0, done: Vec::new(), claim };
             assert!(store.step(&step).await.unwrap());
         }
         let reason = "no topic \"o'rders\" \\ ; --";
         let mut park = Park {
-            epoch: 0,
+            from: standing([0, 2, 0]),
             rows: vec![(rows[1], reason.to_owned()), (rows[4], "too large".to_owned())],
             claims: vec![
                 Claim { sequence: 1, rows: vec![rows[0], rows[2]], digest: 9 },
@@ -274,9 +282,13 @@ on_each! {
             ],
         };
 
-        assert!(!store.park(&park).await.unwrap());
-        assert_eq!(outbox.lag().await.unwrap().parked, 0);
-        park.epoch = 1;
+        for from in [[0, 2, 0], [1, 3, 0], [1, 2, 1]] {
+            park.from = standing(from);
+            assert!(!store.park(&park).await.unwrap());
+            assert_eq!(outbox.lag().await.unwrap().parked, 0);
+            assert_eq!(store.claims().await.unwrap().len(), 2);
+        }
+        park.from = standing([1, 2, 0]);
         assert!(store.park(&park).await.unwrap());
         assert_eq!(store.claims().await.unwrap(), &park.claims[..1]);
         let parked = outbox.parked(RowId(0), 10).await.unwrap();
@@ -298,6 +310,20 @@ on_each! {
     }
 
     #[tokio::test]
+    async fn tables_that_the_application_made_know_their_database_once_a_relay_has_had_them() {
+        let (pool, _kept) = place::pool().await;
+        let outbox = on::Outbox::new(pool.clone());
+        sqlx::raw_sql(sqlx::AssertSqlSafe(outbox.ddl())).execute(&pool).await.unwrap();
+        let mut store = outbox.store();
+
+        store.acquire("me", LEASE).await.unwrap().unwrap();
+
+        let found = store.describe().await.unwrap();
+        assert_ne!(found.belongs_to, "");
+        assert_eq!(found.belongs_to, found.found_in);
+    }
+
+    #[tokio::test]
     async fn adopting_gives_a_new_name_and_starts_anew() {
         let (pool, _kept) = place::pool().await;
         let outbox = on::Outbox::new(pool.clone());
@@ -306,7 +332,8 @@ on_each! {
         let mut store = outbox.store();
         store.acquire("me", LEASE).await.unwrap();
         let claim = Some(Claim { sequence: 1, rows: vec![RowId(ids[0])], digest: 5 });
-        let step = Step { epoch: 1, lease: LEASE, acked: 0, done: Vec::new(), claim };
+        let from = standing([1, 0, 0]);
+        let step = Step { from, lease: LEASE, acked: 0, done: Vec::new(), claim };
         assert!(store.step(&step).await.unwrap());
         sqlx::query("UPDATE posthouse_outbox_state SET belongs_to = 'inode=1 machine=x path=y'")
             .execute(&pool)

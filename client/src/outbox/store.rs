@@ -87,13 +87,13 @@ pub trait Store: Send + Sized + 'static {
     /// In one transaction, durable when it returns: prolongs the lease, notes what has been
     /// acknowledged, deletes those rows and claims, and records a new claim.
     ///
-    /// False, with nothing changed, if the epoch is not the one of `step` any more.
+    /// False, with nothing changed, if the outbox does not stand where `step` says.
     fn step(&mut self, step: &Step) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// In one transaction, durable when it returns: moves rows aside with the reasons and changes
     /// claims.
     ///
-    /// False, with nothing changed, if the epoch is not the one of `park` any more.
+    /// False, with nothing changed, if the outbox does not stand where `park` says.
     fn park(&mut self, park: &Park) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Gives the lease back, so that another relay need not wait for its end.
@@ -146,7 +146,7 @@ impl fmt::Display for OutboxId {
     }
 }
 
-/// Where an outbox stands when a relay takes it over.
+/// Where an outbox stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Standing {
     /// The lease's epoch: whoever has a higher one has replaced this relay.
@@ -181,8 +181,9 @@ pub struct RowRange {
 /// See [`Store::step`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Step {
-    /// The lease's epoch.
-    pub epoch: u64,
+    /// Where the outbox stands, as far as the relay knows. A database that was set back under a lease
+    /// has the epoch of that lease all the same, but not its numbers.
+    pub from: Standing,
     /// The lease lasts so long from now.
     pub lease: Duration,
     /// Everything up to this sequence is acknowledged.
@@ -196,8 +197,8 @@ pub struct Step {
 /// See [`Store::park`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Park {
-    /// The lease's epoch.
-    pub epoch: u64,
+    /// Where the outbox stands, as in [`Step::from`].
+    pub from: Standing,
     /// Rows that move from the outbox to the parked ones, and why. Perhaps none.
     pub rows: Vec<(RowId, String)>,
     /// Each takes the place of the claim with its sequence; one without rows removes that claim.

@@ -139,6 +139,14 @@ impl Tables {
         is_current
     }
 
+    fn standing(&mut self, from: Standing, work: impl FnOnce(&mut Self)) -> bool {
+        let is_known = self.standing == from;
+        if is_known {
+            work(self);
+        }
+        is_known
+    }
+
     /// The lease ends although its holder lives.
     pub(crate) fn end_lease(&mut self) {
         self.lease = None;
@@ -262,11 +270,11 @@ impl Store for Memory {
     }
 
     async fn step(&mut self, step: &Step) -> Result<bool, StoreError> {
-        self.call(|tables| tables.at(step.epoch, |tables| tables.step(step)))
+        self.call(|tables| tables.standing(step.from, |tables| tables.step(step)))
     }
 
     async fn park(&mut self, park: &Park) -> Result<bool, StoreError> {
-        self.call(|tables| tables.at(park.epoch, |tables| tables.park(park)))
+        self.call(|tables| tables.standing(park.from, |tables| tables.park(park)))
     }
 
     async fn release(&mut self, epoch: u64) -> Result<(), StoreError> {

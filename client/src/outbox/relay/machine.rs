@@ -52,8 +52,10 @@ pub(crate) struct Machine {
     backoff: Backoff,
     /// The lease's epoch, while it may be held.
     epoch: Option<u64>,
-    /// The highest sequence that the database has as claimed.
+    /// The highest sequence that is used up.
     claimed: u64,
+    /// The highest sequence that the database has as claimed.
+    recorded: u64,
     /// The highest sequence that the database has as acknowledged.
     noted: u64,
     /// When to prolong the lease.
@@ -150,6 +152,7 @@ impl Machine {
             backoff: Backoff::default(),
             epoch: None,
             claimed: 0,
+            recorded: 0,
             noted: 0,
             renew: Time(0),
             raises: 0,
@@ -288,6 +291,11 @@ impl Machine {
             | Phase::Reopening(_)
             | Phase::Parking(_) => true,
         }
+    }
+
+    /// Where the database says that the outbox stands.
+    const fn standing(&self, epoch: u64) -> Standing {
+        Standing { epoch, claimed: self.recorded, acked: self.noted }
     }
 
     fn next_send(&mut self, now: Time) -> Option<Action> {

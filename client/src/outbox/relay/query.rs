@@ -99,9 +99,9 @@ impl Job {
             Query::Sweep { from, through, limit } => {
                 Answer::Swept(store.sweep(*from, *through, *limit).await?)
             }
-            Query::Step { epoch, acked, done, claim } => {
+            Query::Step { from, acked, done, claim } => {
                 let step = Step {
-                    epoch: *epoch,
+                    from: *from,
                     lease: self.lease,
                     acked: *acked,
                     done: done.clone(),
@@ -109,9 +109,9 @@ impl Job {
                 };
                 Answer::Done(run_step(store, &step).await?)
             }
-            Query::Park { epoch, rows, claims } => {
+            Query::Park { from, rows, claims } => {
                 let claims = claims.iter().map(|draft| self.claim(draft)).collect();
-                let park = Park { epoch: *epoch, rows: rows.clone(), claims };
+                let park = Park { from: *from, rows: rows.clone(), claims };
                 let is_done = store.park(&park).await?;
                 if !rows.is_empty() {
                     failpoint("relay.after-park");

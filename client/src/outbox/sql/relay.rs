@@ -3,7 +3,7 @@
 use super::{Dialect, ROW_COLUMNS, Sql, among, write_ids};
 use crate::clock::millis;
 use crate::outbox::row::RowId;
-use crate::outbox::store::{Claim, Lag, OutboxId, Park, RowRange, Step};
+use crate::outbox::store::{Claim, Lag, OutboxId, Park, RowRange, Standing, Step};
 use std::time::Duration;
 
 impl Sql {
@@ -71,6 +71,7 @@ impl Sql {
             Dialect::Postgres | Dialect::Mysql => self.found_in(),
             Dialect::Sqlite => self.text(belongs_to),
         };
+        let adopted = Standing { epoch, claimed: 0, acked: 0 };
         vec![
             format!(
                 "UPDATE {} SET outbox_id = {}, belongs_to = {belongs_to}, claimed = 0, acked = 0 \
@@ -78,7 +79,7 @@ impl Sql {
                 self.table("outbox_state"),
                 self.id(outbox.0)
             ),
-            format!("DELETE FROM {} WHERE {}", self.table("outbox_claim"), self.held(epoch)),
+            format!("DELETE FROM {} WHERE {}", self.table("outbox_claim"), self.held(&adopted)),
         ]
     }
 
@@ -188,28 +189,27 @@ impl Sql {
         )
     }
 
-    /// In one transaction, of which the first changes one row if the epoch is that of the step; the
-    /// others do nothing if it is not.
+    /// In one transaction, of which the first changes one row if the outbox stands where the step
+    /// says; the others do nothing if it does not.
     #[must_use]
     pub fn step(&self, step: &Step) -> Vec<String> {
-        let Step { epoch, lease, acked, done, claim } = step;
+        let Step { from, lease, acked, done, claim } = step;
         let (state, claims) = (self.table("outbox_state"), self.table("outbox_claim"));
-        let held = self.held(*epoch);
-        let claimed = match claim {
-            Some(claim) => format!(", claimed = {}", claim.sequence),
-            None => String::new(),
-        };
+        let claimed = claim.as_ref().map_or(from.claimed, |claim| claim.sequence);
+        let after = Standing { epoch: from.epoch, claimed, acked: *acked };
+        let held = self.held(&after);
         let mut statements = vec![
             format!(
-                "UPDATE {state} SET lease_until = {} + {}, acked = {acked}{claimed} \
-                 WHERE epoch = {epoch}",
+                "UPDATE {state} SET lease_until = {} + {}, acked = {acked}, claimed = {claimed} \
+                 WHERE {}",
                 self.now(),
-                millis(*lease)
+                millis(*lease),
+                stands(from)
             ),
             format!("DELETE FROM {claims} WHERE sequence <= {acked} AND {held}"),
         ];
         statements.extend(self.delete_rows(done, &held));
-        statements.extend(claim.as_ref().map(|claim| self.insert_claim(claim, *epoch)));
+        statements.extend(claim.as_ref().map(|claim| self.insert_claim(claim, &after)));
         statements
     }
 
@@ -219,28 +219,29 @@ impl Sql {
         Some(format!("DELETE FROM {outbox} WHERE {among} AND {held}"))
     }
 
-    fn insert_claim(&self, claim: &Claim, epoch: u64) -> String {
+    fn insert_claim(&self, claim: &Claim, at: &Standing) -> String {
         format!(
             "INSERT INTO {} (sequence, row_ids, digest, claimed_at) SELECT {}, '{}', {}, {} FROM {} \
-             WHERE epoch = {epoch}",
+             WHERE {}",
             self.table("outbox_claim"),
             claim.sequence,
             write_ids(&claim.rows),
             claim.digest,
             self.now(),
-            self.table("outbox_state")
+            self.table("outbox_state"),
+            stands(at)
         )
     }
 
-    /// In one transaction, of which the first changes one row if the epoch is that of `park`; the
-    /// others do nothing if it is not.
+    /// In one transaction, of which the first changes one row if the outbox stands where `park`
+    /// says; the others do nothing if it does not.
     #[must_use]
     pub fn park(&self, park: &Park) -> Vec<String> {
         let (state, claims) = (self.table("outbox_state"), self.table("outbox_claim"));
-        let held = self.held(park.epoch);
+        let held = self.held(&park.from);
         let columns = ROW_COLUMNS.join(", ");
         let mut statements =
-            vec![format!("UPDATE {state} SET epoch = epoch WHERE epoch = {}", park.epoch)];
+            vec![format!("UPDATE {state} SET epoch = epoch WHERE {}", stands(&park.from))];
         for (id, reason) in &park.rows {
             statements.push(format!(
                 "INSERT INTO {} ({columns}, reason, parked_at) SELECT {columns}, {}, {} FROM {} \
@@ -258,7 +259,7 @@ impl Sql {
             let sequence = claim.sequence;
             statements.push(format!("DELETE FROM {claims} WHERE sequence = {sequence} AND {held}"));
             if !claim.rows.is_empty() {
-                statements.push(self.insert_claim(claim, park.epoch));
+                statements.push(self.insert_claim(claim, &park.from));
             }
         }
         statements
@@ -331,9 +332,9 @@ impl Sql {
         format!("DELETE FROM {} WHERE {}", self.table("outbox_parked"), these(ids))
     }
 
-    /// Whether the lease is still the one of `epoch`.
-    pub(super) fn held(&self, epoch: u64) -> String {
-        format!("EXISTS (SELECT 1 FROM {} h WHERE h.epoch = {epoch})", self.table("outbox_state"))
+    /// Whether the outbox stands there.
+    fn held(&self, at: &Standing) -> String {
+        format!("EXISTS (SELECT 1 FROM {} WHERE {})", self.table("outbox_state"), stands(at))
     }
 
     /// The columns of a row as eight values: number, 16 bytes, text, bytes or null, text, bytes,
@@ -346,6 +347,11 @@ impl Sql {
         });
         columns.join(", ")
     }
+}
+
+fn stands(at: &Standing) -> String {
+    let Standing { epoch, claimed, acked } = at;
+    format!("epoch = {epoch} AND claimed = {claimed} AND acked = {acked}")
 }
 
 fn these(ids: &[RowId]) -> String {

@@ -98,7 +98,7 @@ impl Machine {
         let left = flight.rows.iter().filter(|row| !rows.contains(row)).copied().collect();
         let claim = Draft { sequence: *sequence, rows: left, bytes: flight.bytes };
         let rows = rows.iter().map(|row| (*row, reason.clone())).collect();
-        Some(Query::Park { epoch, rows, claims: vec![claim] })
+        Some(Query::Park { from: self.standing(epoch), rows, claims: vec![claim] })
     }
 
     pub(super) fn on_parked(&mut self, now: Now, rows: Vec<(RowId, String)>, claims: Vec<Draft>) {

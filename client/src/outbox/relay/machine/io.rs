@@ -56,13 +56,13 @@ pub(crate) enum Query {
         limit: u32,
     },
     Step {
-        epoch: u64,
+        from: Standing,
         acked: u64,
         done: Vec<RowId>,
         claim: Option<Draft>,
     },
     Park {
-        epoch: u64,
+        from: Standing,
         rows: Vec<(RowId, String)>,
         claims: Vec<Draft>,
     },

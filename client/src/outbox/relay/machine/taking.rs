@@ -47,6 +47,7 @@ impl Machine {
             return;
         }
         self.claimed = standing.claimed;
+        self.recorded = standing.claimed;
         self.noted = standing.acked;
         self.renew = now.at.after(self.settings.lease / 3);
         if standing.epoch >= EPOCH_MAX {
@@ -200,7 +201,8 @@ impl Machine {
 
     pub(super) fn drop_claims(&self, sequences: &[u64], epoch: u64) -> Query {
         let removed = |sequence: &u64| Draft { sequence: *sequence, rows: Vec::new(), bytes: 0 };
-        Query::Park { epoch, rows: Vec::new(), claims: sequences.iter().map(removed).collect() }
+        let from = self.standing(epoch);
+        Query::Park { from, rows: Vec::new(), claims: sequences.iter().map(removed).collect() }
     }
 
     pub(super) fn on_dropped(&mut self, now: Now, then: Then) {

@@ -279,7 +279,9 @@ fn claims_behind_a_poisoned_one_are_sent_again_unchanged() {
     rig.is_told(1, Sent::Poison { rows: vec![RowId(2)], reason: "no topic".to_owned() });
     assert_eq!(rig.answers(Answer::Done(true)), Query::RaiseEpoch { from: 1, to: 2 });
     rig.opens(2, 0);
-    let Query::Park { epoch: 2, rows, claims } = rig.answers(Answer::Done(true)) else {
+    let Query::Park { from: Standing { epoch: 2, .. }, rows, claims } =
+        rig.answers(Answer::Done(true))
+    else {
         panic!("not parked");
     };
 
@@ -314,7 +316,8 @@ fn epoch_of_the_broker_above_the_lease_means_a_restored_database_whose_claims_ar
     rig.answers(Answer::Claims(vec![Claim { sequence: 3, rows: vec![RowId(9)], digest: 0 }]));
     let dropped = rig.answers(Answer::Done(true));
     let removed = Draft { sequence: 3, rows: vec![], bytes: 0 };
-    assert_eq!(dropped, Query::Park { epoch: 5, rows: vec![], claims: vec![removed] });
+    let from = standing(5, 3, 2);
+    assert_eq!(dropped, Query::Park { from, rows: vec![], claims: vec![removed] });
     assert_eq!(rig.answers(Answer::Done(true)), Query::RaiseEpoch { from: 5, to: 8 });
     rig.opens(8, 3);
     rig.answers(Answer::Claims(Vec::new()));
@@ -382,7 +385,7 @@ fn lost_lease_means_standing_by_until_it_is_free() {
     let mut rig = Rig::working();
     rig.at(5_000);
     let renewal = rig.answers(Answer::Done(false));
-    assert!(matches!(renewal, Query::Step { epoch: 1, .. }), "{renewal:?}");
+    assert!(matches!(renewal, Query::Step { from: Standing { epoch: 1, .. }, .. }), "{renewal:?}");
     rig.answers(Answer::Described { schema_version: 1, is_copied: false });
     rig.answers(Answer::Acquired(None));
 

@@ -12,7 +12,7 @@ impl Machine {
         let epoch = self.epoch?;
         if !self.bad.is_empty() {
             let rows = std::mem::take(&mut self.bad);
-            return Some(Query::Park { epoch, rows, claims: Vec::new() });
+            return Some(Query::Park { from: self.standing(epoch), rows, claims: Vec::new() });
         }
         if self.can_claim() || self.is_flush_due() {
             return self.renewal();
@@ -65,7 +65,8 @@ impl Machine {
 
     /// Prolongs the lease and changes nothing else.
     pub(super) const fn prolonging(&self, epoch: u64) -> Query {
-        Query::Step { epoch, acked: self.noted, done: Vec::new(), claim: None }
+        let from = self.standing(epoch);
+        Query::Step { from, acked: self.noted, done: Vec::new(), claim: None }
     }
 
     /// Prolongs the lease, with whatever there is to be noted and claimed.
@@ -79,7 +80,7 @@ impl Machine {
             Draft { sequence: self.next_sequence(&rows), rows, bytes: self.ready_bytes }
         });
         let done = std::mem::take(&mut self.done);
-        Some(Query::Step { epoch, acked: self.window.last(), done, claim })
+        Some(Query::Step { from: self.standing(epoch), acked: self.window.last(), done, claim })
     }
 
     #[cfg(any(test, feature = "planted-bugs"))]
@@ -170,6 +171,7 @@ impl Machine {
         self.let_go();
         if let Some(Draft { sequence, rows, bytes }) = claim {
             self.claimed = sequence;
+            self.recorded = sequence;
             self.window.push(Flight { sequence, rows, bytes });
         }
     }

@@ -75,11 +75,11 @@ impl Database {
                 Answer::Scanned(found.map(candidate).collect())
             }
             Query::Sweep { .. } => Answer::Swept(Vec::new()),
-            Query::Step { epoch, acked, done, claim } => {
-                self.at(*epoch, |database| database.step(*acked, done, claim.as_ref()))
+            Query::Step { from, acked, done, claim } => {
+                self.standing(*from, |database| database.step(*acked, done, claim.as_ref()))
             }
-            Query::Park { epoch, rows, claims } => {
-                self.at(*epoch, |database| database.park(rows, claims))
+            Query::Park { from, rows, claims } => {
+                self.standing(*from, |database| database.park(rows, claims))
             }
             Query::Release { epoch } => {
                 self.at(*epoch, |database| database.lease = None);
@@ -105,6 +105,14 @@ impl Database {
             work(self);
         }
         Answer::Done(is_current)
+    }
+
+    fn standing(&mut self, from: Standing, work: impl FnOnce(&mut Self)) -> Answer {
+        let is_known = (from.claimed, from.acked) == (self.claimed, self.acked);
+        if is_known || self.ignores_epoch {
+            return self.at(from.epoch, work);
+        }
+        Answer::Done(false)
     }
 
     fn step(&mut self, acked: u64, done: &[RowId], claim: Option<&Draft>) {
