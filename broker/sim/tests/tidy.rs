@@ -118,6 +118,19 @@ fn files_are_nouns_of_the_domain_and_short() {
     }
 }
 
+/// An example shows one thing, on one page.
+#[test]
+fn examples_are_short() {
+    let is_example = |path: &PathBuf| path.parent().is_some_and(|it| it.ends_with("examples"));
+    let mut seen = 0;
+    for (path, source) in sources().into_iter().filter(|(path, _)| is_example(path)) {
+        let lines = source.lines().count();
+        assert!(lines < 60, "{} has {lines} lines", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 7, "only {seen} examples found");
+}
+
 #[test]
 fn unsafe_stands_in_the_mapping_and_in_the_program_that_measures_it() {
     let word = "unsafe".to_owned() + " {";

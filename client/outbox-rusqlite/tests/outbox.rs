@@ -230,6 +230,32 @@ fn threads_send_with_their_own_connections() {
     }
 }
 
+#[test]
+fn closures_borrow_what_they_like_inside_a_spawned_task() {
+    let shop = Shop::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (outbox, mut db) = (shop.outbox.clone(), shop.connect());
+    let shared = Arc::new(String::from("shared"));
+    let task = runtime.spawn(async move {
+        let local = String::from("local");
+        let text = outbox.transaction(&mut db, |_tx, out| {
+            let text = format!("{shared} {local}");
+            out.send(Message::new(text.clone()).to("orders"));
+            Ok::<_, Error>(text)
+        })?;
+        tokio::task::yield_now().await;
+        let message = Message::new("plain").to("orders");
+        outbox.send_with_transaction(&mut db, message, |tx| {
+            tx.execute("INSERT INTO orders (text) VALUES (?1)", [&text]).unwrap();
+            drop((Arc::clone(&shared), &local));
+            Ok::<_, Error>(())
+        })
+    });
+    runtime.block_on(task).unwrap().unwrap();
+
+    assert_eq!(shop.waiting(), ["shared local", "plain"]);
+}
+
 fn boxed(error: rusqlite::Error) -> Box<dyn std::error::Error> {
     error.into()
 }

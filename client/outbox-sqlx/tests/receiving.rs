@@ -251,13 +251,13 @@ on_each! {
         let task = tokio::spawn({
             let inbox = inbox.clone();
             async move {
-                let shared = Arc::new(1);
+                let (shared, local) = (Arc::new(1), String::from("local"));
                 inbox
                     .run_stream(following, async |tx, records| {
                         for record in records {
                             add_record(tx, record).await?;
                         }
-                        drop(Arc::clone(&shared));
+                        drop((Arc::clone(&shared), local.as_str()));
                         Ok::<_, Error>(())
                     })
                     .await

@@ -358,13 +358,18 @@ async fn functions_and_triggers_send() {
     outbox.install().await.unwrap();
     sqlx::raw_sql(
         "SELECT posthouse_enqueue('orders', 'one'); \
-         SELECT posthouse_enqueue('orders', 'two', message_key => 'k', headers => '[[\"a\",\"b\"]]')",
+         SELECT posthouse_enqueue('orders', 'two', message_key => 'k', headers => '[[\"a\",\"b\"]]'); \
+         CREATE TABLE sales (article TEXT); \
+         CREATE FUNCTION sell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         PERFORM posthouse_enqueue('orders', convert_to(NEW.article, 'UTF8')); RETURN NULL; END $$; \
+         CREATE TRIGGER sold AFTER INSERT ON sales FOR EACH ROW EXECUTE FUNCTION sell(); \
+         INSERT INTO sales VALUES ('by trigger')",
     )
     .execute(&pool)
     .await
     .unwrap();
     let relay = outbox.relay(&client).spawn();
-    assert_eq!(bodies(&mut billing, 2).await, ["one", "two"]);
+    assert_eq!(bodies(&mut billing, 3).await, ["one", "two", "by trigger"]);
     relay.shutdown().await.unwrap();
 
     let (pool, ()) = support::mysql::pool().await;
