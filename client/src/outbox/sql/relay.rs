@@ -103,32 +103,33 @@ impl Sql {
     /// Gives rows, see [`Store::scan`](super::super::Store::scan).
     #[must_use]
     pub fn scan(&self, gaps: &[RowRange], after: RowId, rows_max: u32, bytes_max: u64) -> String {
-        let columns = self.row_columns("o.");
+        let (outbox, columns) = (self.table("outbox"), self.row_columns("o."));
         let size = format!("{} + 64 AS size", self.body_bytes());
         // Numbers and sizes go first, so that of rows which do not fit nothing is read.
         let sizes = self.found(gaps, after, rows_max, &format!("o.id, {size}"));
         let before =
             "SUM(s.size) OVER (ORDER BY s.id ROWS UNBOUNDED PRECEDING) - s.size AS before_it";
         if self.dialect == Dialect::Postgres {
-            // Mostly all fit, which a sum tells at a third of the price. A join of so many ids would be
-            // planned badly in a table without statistics, so the rows are found once more.
-            let rows = self.found(gaps, after, rows_max, "o.*");
+            // Mostly all fit, which a sum tells at a third of the price. A join with so many ids would be
+            // planned badly in a table without statistics, so it is a range of ids: of those in gaps it
+            // may hold others, which do not count.
             return format!(
-                "WITH s AS MATERIALIZED ({sizes}) SELECT {columns} FROM ({rows}) o WHERE o.id <= \
-                 CASE WHEN (SELECT SUM(s.size) FROM s) <= {bytes_max} THEN {} ELSE \
-                 (SELECT MAX(t.id) FROM (SELECT s.id, {before} FROM s) t \
-                 WHERE t.before_it < {bytes_max}) END ORDER BY o.id",
-                i64::MAX
+                "WITH s AS MATERIALIZED ({sizes}) SELECT {columns} FROM {outbox} o \
+                 WHERE o.id >= (SELECT MIN(s.id) FROM s) AND o.id <= \
+                 CASE WHEN (SELECT SUM(s.size) FROM s) <= {bytes_max} THEN \
+                 (SELECT MAX(s.id) FROM s) ELSE (SELECT MAX(t.id) FROM (SELECT s.id, {before} FROM s) t \
+                 WHERE t.before_it < {bytes_max}) END AND (o.id > {} OR o.id IN (SELECT s.id FROM s)) \
+                 ORDER BY o.id LIMIT {rows_max}",
+                after.0
             );
         }
         format!(
             "SELECT {columns} FROM (SELECT s.id, {before} FROM ({sizes}) s) t \
-             JOIN {} o ON o.id = t.id WHERE t.before_it < {bytes_max} ORDER BY o.id",
-            self.table("outbox")
+             JOIN {outbox} o ON o.id = t.id WHERE t.before_it < {bytes_max} ORDER BY o.id"
         )
     }
 
-    /// Of the rows in gaps and above, the first ones: what is asked of each `o`.
+    /// What is asked of the first of the rows `o` in gaps and above.
     fn found(&self, gaps: &[RowRange], after: RowId, rows_max: u32, what: &str) -> String {
         let (outbox, after) = (self.table("outbox"), after.0);
         let above = format!(
