@@ -17,13 +17,23 @@ pub(super) struct Commit {
     pub(super) encoded: Encoded,
 }
 
+/// What a claim is made from.
+pub(super) enum Source {
+    /// It is made.
+    Commit(Commit),
+    /// These rows; others may be among them.
+    Rows(Vec<Row>),
+}
+
 /// A query with everything it needs.
 pub(super) struct Job {
-    pub(super) query: Query,
-    pub(super) owner: String,
-    pub(super) lease: Duration,
-    /// The claims that it records, encoded.
-    pub(super) claims: BTreeMap<u64, Commit>,
+    query: Query,
+    owner: String,
+    lease: Duration,
+    /// What the claims that it records are made from.
+    sources: BTreeMap<u64, Source>,
+    /// Those claims, encoded.
+    claims: BTreeMap<u64, Commit>,
 }
 
 /// What came of it.
@@ -51,6 +61,14 @@ impl Commit {
 }
 
 impl Job {
+    pub(super) fn new(
+        query: Query,
+        (owner, lease): (String, Duration),
+        sources: BTreeMap<u64, Source>,
+    ) -> Self {
+        Self { query, owner, lease, sources, claims: BTreeMap::new() }
+    }
+
     /// A task's part that carries it out.
     pub(super) fn start<S: Store>(
         self,
@@ -64,7 +82,10 @@ impl Job {
 
     /// Carries it out.
     async fn run<S: Store>(mut self, store: &mut S) -> Report {
-        let result = self.ask(store).await;
+        let result = match self.encode() {
+            Ok(()) => self.ask(store).await,
+            Err(error) => Err(error),
+        };
         let claims = self.claims;
         match result {
             Ok((answer, found)) => Report { answer: Ok(answer), error: None, found, claims },
@@ -78,6 +99,19 @@ impl Job {
                 Report { answer: Err(fault), error: Some(error), found, claims }
             }
         }
+    }
+
+    /// Not before it is carried out, so that a look that was asked for meanwhile is under way.
+    fn encode(&mut self) -> Result<(), StoreError> {
+        for draft in self.query.drafts() {
+            let commit = match self.sources.remove(&draft.sequence) {
+                Some(Source::Commit(commit)) => commit,
+                Some(Source::Rows(rows)) => commit(&draft.rows, rows)?,
+                None => continue,
+            };
+            self.claims.insert(draft.sequence, commit);
+        }
+        Ok(())
     }
 
     async fn ask<S: Store>(&mut self, store: &mut S) -> Result<(Answer, Found), StoreError> {
@@ -186,12 +220,12 @@ async fn run_step<S: Store>(store: &mut S, step: &Step) -> Result<bool, StoreErr
 ///
 /// [`StoreError`], permanent, if one of them is not there or cannot be sent: the machine was told
 /// that it can.
-pub(super) fn commit(ids: &[RowId], rows: &[Row]) -> Result<Commit, StoreError> {
-    let place = |id: &RowId| rows.binary_search_by_key(id, |row| row.id).ok();
-    let find = |id: &RowId| place(id).and_then(|at| rows.get(at)).cloned();
+pub(super) fn commit(ids: &[RowId], mut rows: Vec<Row>) -> Result<Commit, StoreError> {
     let permanent = |text: String| StoreError::new(StoreErrorKind::Permanent, text);
-    let found: Option<Vec<Row>> = ids.iter().map(find).collect();
-    let rows = found.ok_or_else(|| permanent("rows of a claim are not at hand".to_owned()))?;
+    rows.retain(|row| ids.binary_search(&row.id).is_ok());
+    if rows.len() != ids.len() {
+        return Err(permanent("rows of a claim are not at hand".to_owned()));
+    }
     let encoded = encode::encode(&rows)
         .map_err(|bad| permanent(format!("row {} does not encode: {}", bad.row.0, bad.reason)))?;
     Ok(Commit { rows, encoded })

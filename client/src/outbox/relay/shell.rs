@@ -3,10 +3,10 @@
 use super::error::RelayError;
 use super::handle::{RelayState, RelayStats};
 use super::machine::{
-    Action, Answer, BrokerFault, Call, DatabaseFault, Draft, End, Input, Machine, Note, Producer,
-    Query, Sent, Settings,
+    Action, Answer, BrokerFault, Call, DatabaseFault, End, Input, Machine, Note, Producer, Query,
+    Sent, Settings,
 };
-use super::query::{self, Commit, Found, Job, Report};
+use super::query::{self, Commit, Found, Job, Report, Source};
 use super::sending;
 use super::time::{Now, Time};
 use super::window::Sending;
@@ -14,7 +14,7 @@ use crate::Client;
 use crate::failpoint::failpoint;
 use crate::ids::random;
 use crate::lock::lock;
-use crate::outbox::{OutboxId, Row, Store, StoreError};
+use crate::outbox::{OutboxId, Row, Store};
 use posthouse_protocol::message::{self, Committed};
 use posthouse_protocol::{ProducerEpoch, ProducerId, Sequence};
 use std::collections::BTreeMap;
@@ -170,22 +170,13 @@ impl<S: Store> Shell<S> {
     }
 
     fn ask(&mut self, query: Query) {
-        let claims = match self.encode(&query) {
-            Ok(claims) => claims,
-            Err(error) => {
-                self.failed(&error.to_string());
-                let fault = DatabaseFault::Permanent;
-                self.machine.handle(self.now(), Input::Database(Err(fault)));
-                return;
-            }
-        };
-        let job = Job { query, owner: self.owner.clone(), lease: self.lease, claims };
+        let sources = self.sources(&query);
+        let job = Job::new(query, (self.owner.clone(), self.lease), sources);
         self.query = self.store.take().map(|store| job.start(store));
     }
 
     fn look(&mut self, query: Query) {
-        let owner = self.owner.clone();
-        let job = Job { query, owner, lease: self.lease, claims: BTreeMap::new() };
+        let job = Job::new(query, (self.owner.clone(), self.lease), BTreeMap::new());
         self.look = self.reader.take().map(|reader| job.start(reader));
     }
 
@@ -194,28 +185,25 @@ impl<S: Store> Shell<S> {
     fn encode_ahead(&mut self) {
         let ready = self.machine.ready();
         if !ready.is_empty() && !self.ahead.as_ref().is_some_and(|commit| commit.is_of(ready)) {
-            self.ahead = query::commit(ready, &self.scanned).ok();
+            self.ahead = query::commit(ready, std::mem::take(&mut self.scanned)).ok();
         }
     }
 
-    /// The claims that a query records: new ones from the rows read last, changed ones from before.
-    fn encode(&mut self, query: &Query) -> Result<BTreeMap<u64, Commit>, StoreError> {
-        let drafts: &[Draft] = if let Query::Step { claim, .. } = query {
-            claim.as_slice()
-        } else if let Query::Park { claims, .. } = query {
-            claims
-        } else {
-            &[]
-        };
-        let mut commits = BTreeMap::new();
-        for draft in drafts.iter().filter(|draft| !draft.rows.is_empty()) {
+    /// What the claims that a query records are made from: new ones of the rows read last, changed
+    /// ones of those from before.
+    fn sources(&mut self, query: &Query) -> BTreeMap<u64, Source> {
+        let mut sources = BTreeMap::new();
+        for draft in query.drafts() {
             let known = self.commits.get(&draft.sequence);
             let ahead = self.ahead.take_if(|it| known.is_none() && it.is_of(&draft.rows));
-            let rows = known.map_or(&self.scanned, |commit| &commit.rows);
-            let commit = ahead.map_or_else(|| query::commit(&draft.rows, rows), Ok)?;
-            commits.insert(draft.sequence, commit);
+            let source = match (known, ahead) {
+                (Some(commit), _) => Source::Rows(commit.rows.clone()),
+                (None, Some(commit)) => Source::Commit(commit),
+                (None, None) => Source::Rows(std::mem::take(&mut self.scanned)),
+            };
+            sources.insert(draft.sequence, source);
         }
-        Ok(commits)
+        sources
     }
 
     fn call(&mut self, call: Call) {
@@ -259,24 +247,27 @@ impl<S: Store> Shell<S> {
             self.started.checked_add(at).unwrap_or_else(|| self.started + DROPPED)
         });
         let Self { query, look, call, sends, bell, stop, is_stopping, .. } = self;
+        // In this order: a stop is heard whatever else there is, and a look is under way before a
+        // query encodes what it records.
         tokio::select! {
-            (store, report) = poll_fn(|cx| poll_optional(query, cx)) => {
-                *query = None;
-                Event::Queried(store, report)
+            biased;
+            changed = stop.changed(), if !*is_stopping => {
+                let by = changed.ok().and_then(|()| *stop.borrow());
+                Event::Stop(by.unwrap_or_else(|| Instant::now() + DROPPED))
             }
             (reader, report) = poll_fn(|cx| poll_optional(look, cx)) => {
                 *look = None;
                 Event::Looked(reader, report)
+            }
+            (store, report) = poll_fn(|cx| poll_optional(query, cx)) => {
+                *query = None;
+                Event::Queried(store, report)
             }
             event = poll_fn(|cx| poll_call(call, cx)) => event,
             event = poll_fn(|cx| poll_sends(sends, cx)) => event,
             () = bell.notified() => Event::Rung,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 Event::Due
-            }
-            changed = stop.changed(), if !*is_stopping => {
-                let by = changed.ok().and_then(|()| *stop.borrow());
-                Event::Stop(by.unwrap_or_else(|| Instant::now() + DROPPED))
             }
         }
     }

@@ -97,6 +97,20 @@ pub(crate) enum Call {
     },
 }
 
+impl Query {
+    /// The claims that it records, those without rows left out.
+    pub(crate) fn drafts(&self) -> impl Iterator<Item = &Draft> {
+        let drafts: &[Draft] = if let Self::Step { claim, .. } = self {
+            claim.as_slice()
+        } else if let Self::Park { claims, .. } = self {
+            claims
+        } else {
+            &[]
+        };
+        drafts.iter().filter(|draft| !draft.rows.is_empty())
+    }
+}
+
 /// What happens to the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
