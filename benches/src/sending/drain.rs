@@ -65,10 +65,12 @@ async fn measure(
 ) -> Result<Vec<(f64, f64)>, Failed> {
     let mut figures = Vec::new();
     for _ in 0..rounds {
+        table.clear().await?;
         table.fill(rows).await?;
         let start = clock::now();
         while table.take(BATCH).await? > 0 {}
         let bare = rows as f64 / start.elapsed().as_secs_f64();
+        table.clear().await?;
         table.fill(rows).await?;
         let start = clock::now();
         table.relay(client, rows).await?;
@@ -84,6 +86,9 @@ async fn measure(
 trait Table {
     async fn fill(&self, rows: u64) -> Result<(), Failed>;
 
+    /// Forgets what was deleted before, which databases otherwise step over until they have cleaned up.
+    async fn clear(&self) -> Result<(), Failed>;
+
     /// Selects the oldest rows and deletes them in one transaction; returns how many.
     async fn take(&self, rows: u64) -> Result<usize, Failed>;
 
@@ -92,8 +97,13 @@ trait Table {
 }
 
 macro_rules! table {
-    ($name:ident, $fill:literal, $delete:literal) => {
+    ($name:ident, $clear:literal, $fill:literal, $delete:literal) => {
         impl Table for $name {
+            async fn clear(&self) -> Result<(), Failed> {
+                sqlx::query($clear).execute(&self.pool).await?;
+                Ok(())
+            }
+
             async fn fill(&self, rows: u64) -> Result<(), Failed> {
                 let fill = $fill.replace("ROWS", &rows.to_string()).replace("TOPIC", TOPIC);
                 sqlx::query(AssertSqlSafe(fill)).execute(&self.pool).await?;
@@ -131,18 +141,21 @@ macro_rules! table {
 
 table!(
     OnSqlite,
+    "VACUUM",
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ROWS) \
      INSERT INTO posthouse_outbox (topic, body) SELECT 'TOPIC', randomblob(256) FROM n",
     "DELETE FROM posthouse_outbox WHERE id >= ? AND id <= ?"
 );
 table!(
     OnPostgres,
+    "TRUNCATE posthouse_outbox",
     "INSERT INTO posthouse_outbox (topic, body) \
      SELECT 'TOPIC', decode(repeat('78', 256), 'hex') FROM generate_series(1, ROWS)",
     "DELETE FROM posthouse_outbox WHERE id >= $1 AND id <= $2"
 );
 table!(
     OnMariadb,
+    "TRUNCATE posthouse_outbox",
     "INSERT INTO posthouse_outbox (topic, body) SELECT 'TOPIC', REPEAT('x', 256) FROM seq_1_to_ROWS",
     "DELETE FROM posthouse_outbox WHERE id >= ? AND id <= ?"
 );
