@@ -61,6 +61,13 @@ pub trait Cold: Debug + Send + Sync {
         max_bytes: usize,
         found: &mut Vec<ColdBatch>,
     ) -> Result<(), ReadError>;
+
+    /// The batch of `partition` that holds `at`; `None` if no run ever had it. May touch the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`] if it is in no run that can be read, and one cannot.
+    fn find(&self, partition: PartitionId, at: Offset) -> Result<Option<ColdBatch>, ReadError>;
 }
 
 /// A store without runs.
@@ -76,6 +83,10 @@ impl Cold for NoRuns {
         _found: &mut Vec<ColdBatch>,
     ) -> Result<(), ReadError> {
         Ok(())
+    }
+
+    fn find(&self, _partition: PartitionId, _at: Offset) -> Result<Option<ColdBatch>, ReadError> {
+        Ok(None)
     }
 }
 
@@ -140,6 +151,42 @@ impl Reader {
             }
         }
         Ok(batches)
+    }
+
+    /// The batch of `partition` that holds `at`; `None` if there is none for good. Damage elsewhere
+    /// does not matter. May wait for the disk unless [`Self::is_hot`].
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Corrupt`] if that batch is damaged. Any other if nothing can be said of it: it
+    /// may lie in what cannot be read now.
+    pub fn find(
+        &self,
+        partition: PartitionId,
+        at: Offset,
+    ) -> Result<Option<StoredBatch>, ReadError> {
+        let (unfolded, runs) = {
+            let view = self.shared.view();
+            let entry = view.unfolded.entries_from(partition, at).next();
+            let entry = entry.filter(|entry| entry.base <= at);
+            let map_of = |entry: &IndexEntry| {
+                view.segments.get(&entry.segment).map(|segment| segment.map.clone())
+            };
+            (entry.map(|entry| (entry, map_of(&entry))), Arc::clone(&view.runs))
+        };
+        let (batch, journal_tail) = match unfolded {
+            Some((entry, Some(map))) => (Some(unfolded_batch(&entry, &map)?), true),
+            Some((entry, None)) => {
+                let (file, position) = (entry.segment, u64::from(entry.position));
+                return Err(ReadError::Missing { file, position });
+            }
+            None => (runs.find(partition, at)?, false),
+        };
+        let mut found = Vec::new();
+        if let Some(batch) = batch {
+            push_verified(&mut found, partition, batch, journal_tail)?;
+        }
+        Ok(found.pop())
     }
 
     /// Whether reading `partition` at `from` will surely find its bytes in the page cache: the batch
@@ -271,6 +318,11 @@ pub enum ReadError {
         /// What is wrong.
         source: DecodeError,
     },
+    /// No run that is open has it, and some could not be opened when the store was.
+    LeftOut {
+        /// How many.
+        runs: usize,
+    },
     /// The file is shorter than its index says.
     Missing {
         /// The file.
@@ -296,6 +348,9 @@ impl fmt::Display for ReadError {
                  position={position}: {source}"
             ),
             Self::Index { file, source } => write!(f, "corrupt run index file={file}: {source}"),
+            Self::LeftOut { runs } => {
+                write!(f, "it may be in a run that could not be opened at the start, of {runs}")
+            }
             Self::Missing { file, position } => {
                 write!(f, "file too short file={file} position={position}")
             }
@@ -308,7 +363,7 @@ impl std::error::Error for ReadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Corrupt { source, .. } | Self::Index { source, .. } => Some(source),
-            Self::Missing { .. } => None,
+            Self::LeftOut { .. } | Self::Missing { .. } => None,
             Self::Io { source, .. } => Some(source),
         }
     }

@@ -150,10 +150,9 @@ fn batch_with(
     partition: PartitionId,
     offset: Offset,
 ) -> Result<Option<StoredBatch>, ReadError> {
-    match reader.read(partition, offset, 1) {
-        Ok(batches) => Ok(batches.into_iter().next().filter(|batch| batch.base <= offset)),
-        Err(ReadError::Corrupt { first, .. }) if first <= offset => Ok(None),
-        Err(error) => Err(error),
+    match reader.find(partition, offset) {
+        Err(ReadError::Corrupt { .. }) => Ok(None),
+        found => found,
     }
 }
 
@@ -161,3 +160,6 @@ fn stored(batch: &Bytes, message: &MessageRef<'_>, batch_at: Timestamp) -> Store
     let body = if message.body.is_empty() { Bytes::new() } else { batch.slice_ref(message.body) };
     Stored { index: batch.slice_ref(message.entry.bytes()), body, batch: batch.clone(), batch_at }
 }
+
+#[cfg(test)]
+mod tests;

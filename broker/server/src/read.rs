@@ -80,9 +80,10 @@ impl Window {
     fn add_damaged(&mut self, error: &ReadError, end: Offset, entries_max: usize) {
         let range = match error {
             ReadError::Corrupt { first, last, .. } => *first..last.next(),
-            ReadError::Index { .. } | ReadError::Missing { .. } | ReadError::Io { .. } => {
-                self.next..self.next.next()
-            }
+            ReadError::Index { .. }
+            | ReadError::LeftOut { .. }
+            | ReadError::Missing { .. }
+            | ReadError::Io { .. } => self.next..self.next.next(),
         };
         self.add_range(&range, end, entries_max);
     }

@@ -124,9 +124,8 @@ impl<F: Fold> Checkpointer<F> {
             self.free.history_since.remove(&segment.id);
         }
         self.survey.forget(dead);
-        self.runs = crate::run::Runs::new(super::without(&self.runs, |run| {
-            dead.contains(&run.identity().id)
-        }));
+        self.runs =
+            self.runs.with(super::without(&self.runs, |run| dead.contains(&run.identity().id)));
         let mut view = self.shared.change_view();
         view.runs = Arc::new(self.runs.clone());
         for segment in segments {

@@ -228,7 +228,7 @@ impl Job {
             Dropped { name, run: run.cloned() }
         };
         let dropped = dropped.iter().copied().map(open).collect();
-        let runs = Runs::new(all);
+        let runs = runs.with(all);
         shared.change_view().runs = Arc::new(runs.clone());
         if let Purpose::Fold { last, .. } = self.purpose {
             forget_unfolded(shared, last);

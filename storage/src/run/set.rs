@@ -18,17 +18,16 @@ use std::sync::Arc;
 
 /// The open runs. Immutable; a fold makes a new set.
 #[derive(Clone, Debug, Default)]
-pub struct Runs(Vec<Arc<Run>>);
+pub struct Runs {
+    open: Vec<Arc<Run>>,
+    /// How many the manifest names besides: they could not be opened.
+    left_out: usize,
+}
 
 impl Runs {
-    /// A set of open runs.
-    #[must_use]
-    pub const fn new(runs: Vec<Arc<Run>>) -> Self {
-        Self(runs)
-    }
-
     /// Opens every run that the manifest names. What cannot be used is left out and named: the
-    /// others are served, and a run that was left out is never retired.
+    /// others are served, and a run that was left out is never retired. The next start may find it
+    /// sound: files can be too many, or put back.
     #[must_use]
     pub fn open(fs: &dyn Fs, store: StoreId, entries: &[RunEntry]) -> (Self, Vec<SetError>) {
         let mut runs = Vec::with_capacity(entries.len());
@@ -39,13 +38,19 @@ impl Runs {
                 Err(error) => broken.push(error),
             }
         }
-        (Self(runs), broken)
+        (Self { open: runs, left_out: broken.len() }, broken)
     }
 
-    /// The runs, in the manifest's order.
+    /// The same store with these runs open instead.
+    #[must_use]
+    pub const fn with(&self, open: Vec<Arc<Run>>) -> Self {
+        Self { open, left_out: self.left_out }
+    }
+
+    /// The open runs, in the manifest's order.
     #[must_use]
     pub fn all(&self) -> &[Arc<Run>] {
-        &self.0
+        &self.open
     }
 
     /// Whether some run has the batch of `partition` that starts at `base`.
@@ -54,7 +59,7 @@ impl Runs {
     ///
     /// [`ReadError::Index`].
     pub fn has(&self, partition: PartitionId, base: Offset) -> Result<bool, ReadError> {
-        for run in &self.0 {
+        for run in &self.open {
             if lookup(run, partition, base)?.is_some_and(|entry| entry.base == base) {
                 return Ok(true);
             }
@@ -72,7 +77,7 @@ impl Cold for Runs {
         found: &mut Vec<ColdBatch>,
     ) -> Result<(), ReadError> {
         let mut cursors = Vec::new();
-        for run in &self.0 {
+        for run in &self.open {
             if let Some(cursor) = Cursor::start(run, partition, from)? {
                 cursors.push(cursor);
             }
@@ -90,6 +95,20 @@ impl Cold for Runs {
             found.push(batch);
         }
         Ok(())
+    }
+
+    fn find(&self, partition: PartitionId, at: Offset) -> Result<Option<ColdBatch>, ReadError> {
+        let left_out = self.left_out;
+        let mut unknown = (left_out > 0).then_some(ReadError::LeftOut { runs: left_out });
+        let has = |run: &&Arc<Run>| run.partition(partition).is_some_and(|held| held.start <= at);
+        for run in self.open.iter().filter(has) {
+            match Cursor::start(run, partition, at) {
+                Ok(Some(cursor)) if cursor.entry.base <= at => return cursor.batch().map(Some),
+                Ok(_) => {}
+                Err(error) => unknown = Some(error),
+            }
+        }
+        unknown.map_or(Ok(None), Err)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::frame::Salt;
 use crate::fs::Mapped;
+use crate::reader::{Cold, ReadError};
 use crate::segment::StoreId;
 use posthouse_protocol::LogIndex;
 use std::io::IoSlice;
@@ -97,6 +98,23 @@ fn damage_in_the_index_costs_one_partition() {
     assert!(run.lookup(PartitionId(3), Offset(5)).is_err());
     assert_eq!(run.lookup(PartitionId(1), Offset(0)).unwrap().unwrap().base, Offset(0));
     assert_eq!(run.lookup(PartitionId(7), Offset(0)).unwrap().unwrap().base, Offset(1));
+}
+
+#[test]
+fn damaged_index_hides_no_batch_that_another_run_has() {
+    let around = written(&[batch(3, 0, 1, b"before"), batch(3, 9, 1, b"behind")]);
+    let between = open(&written(&[batch(3, 5, 2, b"between")])).unwrap();
+    let index = open(&around).unwrap().footer.index_position;
+    around.flip(index + 8);
+    let runs = Runs::default().with(vec![Arc::new(open(&around).unwrap()), Arc::new(between)]);
+
+    let found = |offset| runs.find(PartitionId(3), Offset(offset)).map(|found| found.is_some());
+
+    assert!(matches!((found(5), found(6)), (Ok(true), Ok(true))));
+    for unknown in [0, 4, 7, 9] {
+        assert!(matches!(found(unknown), Err(ReadError::Index { .. })), "{unknown}");
+    }
+    assert!(matches!(found(10), Ok(false)));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Damage that is found while folding, and after it.
 
-use crate::toy::{Event, encode_events};
+use crate::toy::{Event, Toy, encode_events};
 use crate::world::{Model, ModelFrame, World, options};
 use bytes::Bytes;
 use posthouse_protocol::batch::{BatchBuilder, BatchView, Message};
@@ -13,6 +13,7 @@ use posthouse_storage::fs::sim::SimFs;
 use posthouse_storage::inspect::inspect;
 use posthouse_storage::names::{FileKind, FileName};
 use posthouse_storage::reader::ReadError;
+use posthouse_storage::store::Store;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,19 +32,23 @@ fn publish(world: &mut World, fill: u8) -> Offset {
 }
 
 fn publish_to(world: &mut World, partition: PartitionId, fill: u8) -> Offset {
-    let mut builder = BatchBuilder::new();
-    let body = Bytes::from(vec![fill; 600]);
-    builder.push(&Message { body, ..Message::default() }).unwrap();
-    let bytes = builder.finish(Timestamp(0));
-    let view = BatchView::parse(&bytes).unwrap();
-    let header_crc = view.header_crc();
     let start = world.state.partitions.entry(partition).or_default().next;
     let event = Event::Publish { partition, start, end: start.next() };
     world.state.apply_event(&event);
     world.state.applied += 1;
-    let batches = vec![BatchDraft { partition, base: start, count: 1, header_crc, bytes }];
+    let batches = vec![batch(partition, start, fill)];
     append(world, ModelFrame { events: vec![event], batches });
     start
+}
+
+/// One message of 600 bytes.
+fn batch(partition: PartitionId, base: Offset, fill: u8) -> BatchDraft {
+    let mut builder = BatchBuilder::new();
+    let body = Bytes::from(vec![fill; 600]);
+    builder.push(&Message { body, ..Message::default() }).unwrap();
+    let bytes = builder.finish(Timestamp(0));
+    let header_crc = BatchView::parse(&bytes).unwrap().header_crc();
+    BatchDraft { partition, base, count: 1, header_crc, bytes }
 }
 
 fn settle(world: &mut World, start: Offset, end: Offset) {
@@ -391,4 +396,63 @@ fn the_number_of_runs_stays_small() {
         let files = usize::try_from(bytes / world.shared.options.segment_bytes).unwrap();
         assert!(runs_max < 24 + 3 * files, "runs={runs_max} of {bytes} bytes");
     }
+}
+
+/// Two messages of `P`, each in a run of its own; gives the disk and the name of the first.
+fn two_runs() -> (SimFs, String) {
+    let (disk, mut world) = fresh();
+    let mut fold_one = |fill| {
+        publish(&mut world, fill);
+        fold(&mut world);
+        names(&disk, FileKind::Run)
+    };
+    let (first, both) = (fold_one(1), fold_one(2));
+    assert_eq!((first.len(), both.len()), (1, 2));
+    (disk, first.into_iter().next().unwrap())
+}
+
+fn reopened(disk: &SimFs) -> Store<Toy> {
+    Store::open(Arc::new(disk.clone()), options()).unwrap()
+}
+
+#[test]
+fn nothing_is_said_to_be_gone_while_a_run_is_left_out() {
+    let (disk, first) = two_runs();
+    let contents = disk.contents(&first).unwrap();
+    disk.lose(&first);
+
+    let mut store = reopened(&disk);
+
+    assert_eq!(store.report.runs_damaged.len(), 1);
+    let check = |store: &Store<Toy>| {
+        for offset in [Offset(0), Offset(7)] {
+            let error = store.reader.find(P, offset).unwrap_err();
+            assert!(matches!(error, ReadError::LeftOut { runs: 1 }), "{error}");
+        }
+        assert_eq!(store.reader.find(P, Offset(1)).unwrap().unwrap().base, Offset(1));
+    };
+    check(&store);
+    // A run is made meanwhile, and goes again.
+    let (partition, start, end) = (PartitionId(9), Offset(0), Offset(1));
+    for (event, batches, runs) in [
+        (Event::Publish { partition, start, end }, vec![batch(partition, start, 3)], 3),
+        (Event::Settle { partition, start, end }, Vec::new(), 2),
+    ] {
+        let events = encode_events(&[event]).into();
+        store.journal.append(&[FrameDraft { events, batches, ..Default::default() }]).unwrap();
+        store.shared.request_roll();
+        store.journal.roll_if_requested().unwrap();
+        store.journal.sync().unwrap();
+        store.checkpointer.hurry();
+        while let Step::Worked(_) = store.checkpointer.step(Duration::ZERO).unwrap() {}
+        assert_eq!(store.shared.manifest().runs.len(), runs);
+        check(&store);
+    }
+    drop(store);
+    disk.overwrite(&first, contents);
+
+    let store = reopened(&disk);
+
+    assert_eq!(store.reader.find(P, Offset(0)).unwrap().unwrap().base, Offset(0));
+    assert!(store.reader.find(P, Offset(7)).unwrap().is_none());
 }
