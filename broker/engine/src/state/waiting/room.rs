@@ -65,10 +65,13 @@ impl WaitingRoom {
             if latest.is_some_and(|(latest, _)| *latest <= head.0.plus_millis(NEAR_MS)) {
                 break;
             }
+            // Of a block of many that are due, most are later than what was found before.
             for waiting in self.block_at(head.1).into_iter().flat_map(|block| block.due_by(at)) {
-                due.push(waiting);
-                if due.len() > count_max {
-                    due.pop();
+                if due.len() < count_max {
+                    due.push(waiting);
+                } else if let Some(mut latest) = due.peek_mut().filter(|latest| waiting < **latest)
+                {
+                    *latest = waiting;
                 }
             }
         }
