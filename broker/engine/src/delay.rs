@@ -6,6 +6,8 @@
 //! one message. A topic that is full, or a broker without room, lets its due messages wait and is
 //! tried again.
 
+mod tries;
+
 use crate::admission::Admission;
 use crate::context::Context;
 use crate::delivery::{place_in, published};
@@ -14,12 +16,13 @@ use crate::engine::Volatile;
 use crate::event::{DelayEnded, Event, OffsetRun, TopicTrimmed};
 use crate::refusal::Refusal;
 use crate::retention::make_room;
-use crate::state::{State, Topic, WaitingRoom};
+use crate::state::{State, Topic, Waiting};
 use crate::time::Time;
 use bytes::Bytes;
 use posthouse_protocol::batch::{BatchView, EntryRef, HEADER_LEN};
 use posthouse_protocol::{ErrorCode, Offset, PartitionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
+use tries::{Outcome, Rest, Try};
 
 /// Most messages of a broker that wait until they are due.
 pub(crate) const DELAYED_MAX: usize = 10_000_000;
@@ -27,8 +30,6 @@ pub(crate) const DELAYED_MAX: usize = 10_000_000;
 const LOADS_MAX: usize = 16;
 /// Most messages of a group.
 const GROUP_MAX: usize = 1_024;
-/// Messages that had no room of which each is tried again before the others wait, too.
-const PASSED_MAX: usize = 64;
 /// Most bytes of a group of more than one message.
 const GROUP_BYTES_MAX: usize = 256 << 10;
 /// When to try again to publish into a topic that had no room.
@@ -45,27 +46,24 @@ const ENDED_BYTES: usize = 16;
 pub(crate) struct Delays {
     /// Waiting rooms of which a group was asked for that has not come.
     asked: BTreeSet<PartitionId>,
-    /// What is tried of a room where that is not the usual: more had no room.
+    /// What is tried of a room where that is not the usual: some had no room, or cannot be read.
     tries: BTreeMap<PartitionId, Try>,
-    /// Waiting rooms whose topics had no room, and when to try again.
-    stalled: BTreeMap<PartitionId, Time>,
+    /// Waiting rooms of which all that is due has to wait.
+    resting: BTreeMap<PartitionId, Rest>,
     /// When to look for messages that are due.
     wake: Option<Time>,
 }
 
-/// Which messages of a waiting room are tried together.
-#[derive(Clone, Copy, Debug)]
-struct Try {
-    /// The earliest ones that are passed over: each had no room by itself, or could not be read.
-    passed: usize,
-    /// How many of the next.
-    count: usize,
-}
-
-impl Default for Try {
-    fn default() -> Self {
-        Self { passed: 0, count: GROUP_MAX }
-    }
+/// What was found of messages that were asked for because they are due.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Which messages `batch` has, in its order.
+    pub(crate) offsets: Vec<Offset>,
+    /// Messages that are damaged or gone.
+    pub(crate) damaged: Vec<Offset>,
+    /// Messages that cannot be read now.
+    pub(crate) unreadable: Vec<Offset>,
+    pub(crate) batch: Option<Bytes>,
 }
 
 /// When each message of a batch is due if the batch has to wait; empty if it does not.
@@ -122,30 +120,29 @@ pub(crate) fn purged(state: &State, topic: &Topic) -> Option<Event> {
 
 impl Volatile {
     /// The answer to a load of messages that are due: publishes them, and drops the damaged ones.
-    pub(crate) fn publish_due(
-        &mut self,
-        context: &mut Context<'_>,
-        room: PartitionId,
-        (offsets, damaged): (&[Offset], &[Offset]),
-        batch: Option<Bytes>,
-    ) {
-        if !self.delays.asked.remove(&room) {
+    pub(crate) fn publish_due(&mut self, context: &mut Context<'_>, id: PartitionId, found: Found) {
+        if !self.delays.asked.remove(&id) {
             return;
         }
+        let Found { offsets, damaged, unreadable, batch } = found;
+        let room = context.state.waiting.get(id);
+        let places = |offsets: &[Offset]| {
+            offsets.iter().map(|at| room.and_then(|room| room.at(*at))).collect::<Option<Vec<_>>>()
+        };
         // A purge takes all of them, and what came after it has other offsets.
-        let waits = |room: &WaitingRoom| offsets.iter().chain(damaged).all(|at| room.has(*at));
-        if !context.state.waiting.get(room).is_some_and(waits) {
-            self.delays.tries.remove(&room);
+        let places = (places(&offsets), places(&damaged), places(&unreadable));
+        let (Some(offsets_at), Some(_), Some(unreadable)) = places else {
+            self.delays.tries.remove(&id);
             return;
-        }
+        };
         if !damaged.is_empty() {
-            context.append(vec![ended(room, damaged)], Vec::new());
+            context.append(vec![ended(id, &damaged)], Vec::new());
         }
-        match batch.filter(|_| !offsets.is_empty()) {
-            Some(batch) => self.publish_batch(context, room, offsets, batch),
-            // The first one cannot be read now.
-            None if damaged.is_empty() => self.delays.had_no_room(room, 1, context.now.mono),
-            None => {}
+        let outcome = batch.map(|batch| self.publish_batch(context, id, &offsets, batch));
+        let tried = outcome.zip(offsets_at.first());
+        let tried = tried.map(|(outcome, first)| (outcome, *first, offsets.len()));
+        if tried.is_some() || !unreadable.is_empty() {
+            self.delays.tried(id, context.now.mono, tried, &unreadable);
         }
     }
 
@@ -155,21 +152,20 @@ impl Volatile {
         room: PartitionId,
         offsets: &[Offset],
         batch: Bytes,
-    ) {
-        let Self { delays, deliveries, sweeps, admission, .. } = self;
+    ) -> Outcome {
+        let Self { deliveries, sweeps, admission, .. } = self;
         let state = &*context.state;
         let topic = state.waiting.get(room).and_then(|room| state.topics.get(&room.topic));
         let Some((topic, mut place)) = topic.zip(topic.and_then(|topic| place_in(state, topic)))
         else {
-            return;
+            return Outcome::TopicFull;
         };
         let bytes = batch.len() + offsets.len() * ENDED_BYTES;
-        let Ok(trim) = room_for(state, topic, admission, (offsets.len(), batch.len(), bytes))
-        else {
-            delays.had_no_room(room, offsets.len(), context.now.mono);
-            return;
+        let has_room = admission.check_space(bytes).and_then(|()| admission.check_frame(bytes));
+        let trim = make_room(state, topic, offsets.len() as u64, batch.len() as u64);
+        let Some(trim) = trim.ok().filter(|_| has_room.is_ok()) else {
+            return Outcome::TopicFull;
         };
-        delays.had_room(room);
         // They may come from a commit that is not committed yet and of which nothing is seen before.
         place.written &= context.journal.visibility.may_leave(room);
         let mut events = Vec::new();
@@ -183,6 +179,7 @@ impl Volatile {
             deliveries.trimmed(context, place.partition);
         }
         sweeps.published(context, place.topic);
+        Outcome::Published
     }
 }
 
@@ -200,19 +197,6 @@ fn ended(partition: PartitionId, offsets: &[Offset]) -> Event {
     Event::DelayEnded(DelayEnded { partition, runs })
 }
 
-/// Where `topic` must start so that a batch of so many messages and bytes fits, and a frame of so
-/// many bytes with it; an error if they have to wait.
-fn room_for(
-    state: &State,
-    topic: &Topic,
-    admission: &Admission,
-    (count, batch, frame): (usize, usize, usize),
-) -> Result<Option<Offset>, Refusal> {
-    admission.check_space(frame)?;
-    admission.check_frame(frame)?;
-    make_room(state, topic, count as u64, batch as u64)
-}
-
 impl Delays {
     /// Asks for messages that are due, and notes when to look again.
     pub(crate) fn flush(&mut self, context: &mut Context<'_>, admission: &Admission) {
@@ -221,10 +205,10 @@ impl Delays {
             return;
         }
         let now = context.now;
-        self.stalled.retain(|_, until| *until > now.mono);
+        self.resting.retain(|_, rest| rest.until > now.mono);
         let rooms = &context.state.waiting;
         self.tries.retain(|id, _| rooms.get(*id).is_some());
-        let Self { asked, stalled, tries, .. } = self;
+        let Self { asked, resting, tries, .. } = self;
         let Context { state, effects, .. } = context;
         // A quarter of a frame leaves room for the events, and for the last message that fitted.
         let frame = usize::try_from(admission.space.frame_bytes_max / 4).unwrap_or(usize::MAX);
@@ -232,47 +216,43 @@ impl Delays {
             if asked.len() >= LOADS_MAX {
                 break;
             }
-            let room = state.waiting.get(id).filter(|_| !stalled.contains_key(&id));
-            let Some(room) = room.filter(|_| !asked.contains(&id)) else { continue };
-            let Try { passed, count } = tries.get(&id).copied().unwrap_or_default();
-            let mut offsets = room.due_by(now.wall, passed.saturating_add(count));
-            offsets.drain(..passed.min(offsets.len()));
-            if offsets.is_empty() {
-                tries.remove(&id);
-                stalled.insert(id, now.mono.plus_millis(RETRY_MS));
+            let Some(room) = state.waiting.get(id).filter(|_| !asked.contains(&id)) else {
+                continue;
+            };
+            if resting.get(&id).is_some_and(|rest| !rest.is_over(room)) {
                 continue;
             }
+            let mut usual = Try::default();
+            let next = tries.get_mut(&id).unwrap_or(&mut usual);
+            let offsets = next.next(room, now);
+            if offsets.is_empty() {
+                resting.insert(id, next.rest(room, now));
+                continue;
+            }
+            resting.remove(&id);
             asked.insert(id);
-            let bytes_max = GROUP_BYTES_MAX.min(frame);
-            effects.push(Effect::LoadDue { partition: id, offsets, bytes_max });
+            let (bytes_max, told) = (GROUP_BYTES_MAX.min(frame), next.has_unread());
+            effects.push(Effect::LoadDue { partition: id, offsets, bytes_max, told });
         }
         let next = state.waiting.next_head(now.wall).map(|due| {
             let wait = due.0.saturating_sub(now.wall.0);
             now.mono.plus_millis(wait.min(LOOK_MS_MAX))
         });
-        self.wake = next.into_iter().chain(stalled.values().copied()).min();
+        self.wake = next.into_iter().chain(resting.values().map(|rest| rest.until)).min();
     }
 
-    /// So many messages of a room found no room together: the first one is tried alone, and passed
-    /// over if it is alone already, so that it holds up no smaller one. After some of them the topic
-    /// counts as full.
-    fn had_no_room(&mut self, room: PartitionId, count: usize, now: Time) {
+    /// What became of messages of a room that were asked for.
+    fn tried(
+        &mut self,
+        room: PartitionId,
+        now: Time,
+        tried: Option<(Outcome, Waiting, usize)>,
+        unreadable: &[Waiting],
+    ) {
         let next = self.tries.entry(room).or_default();
-        next.passed += usize::from(count == 1);
-        next.count = 1;
-        if next.passed > PASSED_MAX {
+        next.tried(now, tried, unreadable);
+        if next.is_usual() {
             self.tries.remove(&room);
-            self.stalled.insert(room, now.plus_millis(RETRY_MS));
-        }
-    }
-
-    /// Twice as many may be tried the next time.
-    fn had_room(&mut self, room: PartitionId) {
-        if let Some(next) = self.tries.get_mut(&room) {
-            next.count = GROUP_MAX.min(next.count * 2);
-            if next.count == GROUP_MAX && next.passed == 0 {
-                self.tries.remove(&room);
-            }
         }
     }
 

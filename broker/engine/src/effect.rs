@@ -76,6 +76,8 @@ pub enum Effect {
         offsets: Vec<Offset>,
         /// Bytes of the batch at most, but at least one message.
         bytes_max: usize,
+        /// Whether some that cannot be read were found here a moment ago: once is enough for the log.
+        told: bool,
     },
 }
 

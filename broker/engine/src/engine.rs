@@ -5,7 +5,7 @@ use crate::catalog::{producers, subscriptions, topics};
 use crate::commit;
 use crate::context::{Client, Context, Journal};
 use crate::cursor;
-use crate::delay::Delays;
+use crate::delay::{Delays, Found};
 use crate::delivery::Deliveries;
 use crate::effect::Effects;
 use crate::event::{Event, Started};
@@ -92,8 +92,9 @@ impl Engine {
             Input::MessageLoaded { purpose, batch } => {
                 volatile.message_loaded(context, purpose, batch);
             }
-            Input::DueLoaded { partition, offsets, damaged, batch } => {
-                volatile.publish_due(context, partition, (&offsets, &damaged), batch);
+            Input::DueLoaded { partition, offsets, damaged, unreadable, batch } => {
+                let found = Found { offsets, damaged, unreadable, batch };
+                volatile.publish_due(context, partition, found);
             }
             Input::Space(space) => volatile.admission.space = space,
             Input::Deadline => volatile.on_deadline(context),

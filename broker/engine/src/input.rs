@@ -65,8 +65,8 @@ pub enum Input {
         /// stored bytes are damaged or gone.
         batch: Option<Bytes>,
     },
-    /// The answer to [`Effect::LoadDue`](crate::Effect::LoadDue). What was asked for and is in neither
-    /// list was not read.
+    /// The answer to [`Effect::LoadDue`](crate::Effect::LoadDue). What was asked for and is in no list
+    /// comes behind the others and was not looked at.
     DueLoaded {
         /// The waiting room.
         partition: PartitionId,
@@ -74,6 +74,8 @@ pub enum Input {
         offsets: Vec<Offset>,
         /// Messages whose stored bytes are damaged or gone.
         damaged: Vec<Offset>,
+        /// Messages that cannot be read now, and perhaps later.
+        unreadable: Vec<Offset>,
         /// The messages, unchanged; `None` if there are none.
         batch: Option<Bytes>,
     },

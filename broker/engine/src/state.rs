@@ -24,7 +24,7 @@ pub(crate) use partition::Partition;
 pub(crate) use producer::{Kept, Producer};
 pub(crate) use subscription::{Failure, Rejection, Subscription};
 pub(crate) use topic::Topic;
-pub(crate) use waiting::{WaitingRoom, WaitingRooms};
+pub(crate) use waiting::{Waiting, WaitingRoom, WaitingRooms};
 
 use posthouse_protocol::{
     LogIndex, Name, PartitionId, ProducerId, StartEpoch, SubscriptionId, TopicId,

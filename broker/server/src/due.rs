@@ -8,7 +8,7 @@ use bytes::Bytes;
 use posthouse_protocol::batch::{BatchBuilder, BatchView, MessageRef, Messages};
 use posthouse_protocol::{Offset, PartitionId, Timestamp};
 use posthouse_storage::reader::{ReadError, Reader, StoredBatch};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ pub(crate) struct Due {
     pub(crate) offsets: Vec<Offset>,
     /// Messages that are damaged or gone.
     pub(crate) damaged: Vec<Offset>,
+    /// Messages of which nothing can be said now, and why: no damage of theirs.
+    pub(crate) unreadable: Vec<(Offset, ReadError)>,
     /// `None` if it would be empty.
     pub(crate) batch: Option<Bytes>,
 }
@@ -38,7 +40,7 @@ const LOOKED_AT_MAX: usize = 8 << 20;
 const LOOK_UP: usize = 16;
 
 /// Reads messages from the front of `wanted` until they make a batch of `bytes_max`, but at least
-/// one.
+/// one. Of each that it comes to it says what became of it.
 pub(crate) fn read_due(
     reader: &Reader,
     partition: PartitionId,
@@ -54,9 +56,12 @@ pub(crate) fn read_due(
         let mut found = find(reader, partition, some);
         looked_at += found.looked_at;
         for offset in some {
+            if let Some(error) = found.unreadable.remove(offset) {
+                due.unreadable.push((*offset, error));
+                continue;
+            }
             match found.messages.remove(offset).map(|stored| group.add(&stored)) {
                 Some(Added::Taken) => due.offsets.push(*offset),
-                None if found.unreadable.contains(offset) => break 'all,
                 Some(Added::Damaged) | None => due.damaged.push(*offset),
                 Some(Added::Full) => break 'all,
             }
@@ -103,7 +108,7 @@ struct Found {
     /// Messages of which the batch is sound.
     messages: BTreeMap<Offset, Stored>,
     /// Messages of which nothing can be said now: no damage of theirs.
-    unreadable: BTreeSet<Offset>,
+    unreadable: BTreeMap<Offset, ReadError>,
     /// Bytes of the batches.
     looked_at: usize,
 }
@@ -118,8 +123,7 @@ fn find(reader: &Reader, partition: PartitionId, wanted: &[Offset]) -> Found {
         let batch = match batch_with(reader, partition, offset) {
             Ok(batch) => batch,
             Err(error) => {
-                tracing::error!(%partition, %offset, %error, "a due message cannot be read");
-                found.unreadable.insert(offset);
+                found.unreadable.insert(offset, error);
                 continue;
             }
         };

@@ -130,12 +130,18 @@ pub fn perform(reader: &Reader, job: Job) -> Loaded {
             let batch = read::message(reader, partition, offset, purpose, headers);
             Loaded::Input(Input::MessageLoaded { purpose, batch })
         }
-        Job::Due { partition, offsets, bytes_max } => {
-            let Due { offsets, damaged, batch } = read_due(reader, partition, &offsets, bytes_max);
+        Job::Due { partition, offsets, bytes_max, told } => {
+            let due = read_due(reader, partition, &offsets, bytes_max);
+            let Due { offsets, damaged, unreadable, batch } = due;
+            if let Some((first, error)) = unreadable.first().filter(|_| !told) {
+                let count = unreadable.len();
+                tracing::error!(%partition, %first, count, %error, "due messages cannot be read now");
+            }
+            let unreadable = unreadable.into_iter().map(|(offset, _)| offset).collect();
             for offset in &damaged {
                 tracing::error!(%partition, %offset, "a delayed message is damaged, and dropped");
             }
-            Loaded::Input(Input::DueLoaded { partition, offsets, damaged, batch })
+            Loaded::Input(Input::DueLoaded { partition, offsets, damaged, unreadable, batch })
         }
         Job::Fetch(fetch) => {
             let (reply, tail) = read::fetch(reader, &fetch);

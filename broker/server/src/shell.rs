@@ -94,6 +94,8 @@ pub enum Job {
         offsets: Vec<Offset>,
         /// Bytes of the batch at most.
         bytes_max: usize,
+        /// Whether the log has been told lately that some cannot be read.
+        told: bool,
     },
     /// See [`Fetch`].
     Fetch(Fetch),
@@ -296,8 +298,8 @@ impl<O: Outlet> Shell<O> {
             Effect::LoadMessage { purpose, partition, offset, headers } => {
                 self.outlet.load(Job::Message { purpose, partition, offset, headers });
             }
-            Effect::LoadDue { partition, offsets, bytes_max } => {
-                self.outlet.load(Job::Due { partition, offsets, bytes_max });
+            Effect::LoadDue { partition, offsets, bytes_max, told } => {
+                self.outlet.load(Job::Due { partition, offsets, bytes_max, told });
             }
         }
     }

@@ -12,6 +12,7 @@ mod room;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use block::Waiting;
 pub(crate) use room::WaitingRoom;
 
 use posthouse_protocol::{Offset, PartitionId, Timestamp};

@@ -225,6 +225,103 @@ fn message_without_room_holds_up_no_smaller_one_however_much_later_it_is_due() {
     assert_eq!(waiting(&shell), 1);
 }
 
+/// A topic that is full but for a few small messages, and a large body that it has no room for.
+fn nearly_full() -> (Shell, TopicId, Sender, String) {
+    let (mut shell, topic, mut sender) =
+        orders(TopicSettings { bytes_max: 2_000, ..TopicSettings::default() });
+    shell.create_subscription("orders", "s", Default::default());
+    receipt(shell.publish(&mut sender, topic, &[&"y".repeat(1_000)]));
+    (shell, topic, sender, "x".repeat(1_000))
+}
+
+#[test]
+fn message_without_room_holds_up_no_smaller_one_due_within_the_same_second() {
+    let (mut shell, topic, mut sender, large) = nearly_full();
+    let now = shell.now.wall.0;
+    // More than a block, and a small message in the next one.
+    let mut due = vec![(large.as_str(), now + 10), (&large, now + 900), (&large, now + 1_500)];
+    due.extend(vec![("far", now + 1_000_000); 509]);
+    due.push(("small", now + 600));
+    receipt(shell.publish_due(&mut sender, topic, &due));
+    (shell.now.mono, shell.now.wall) = (shell.now.mono.plus_millis(2_000), Timestamp(now + 2_000));
+    shell.input(Input::Deadline);
+
+    assert_eq!(bodies(&mut shell, "orders")[1..], ["small"]);
+    assert_eq!(waiting(&shell), 512);
+}
+
+#[test]
+fn message_behind_one_without_room_comes_in_its_millisecond() {
+    let (mut shell, topic, mut sender, large) = nearly_full();
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[(&large, now + 10), ("a", now + 400)]));
+    shell.advance(200);
+    receipt(shell.publish_due(&mut sender, topic, &[("b", now + 300), ("c", now + 5_000)]));
+    for (at, there) in [(299, 0), (300, 1), (399, 1), (400, 2), (4_999, 2), (5_000, 3)] {
+        shell.advance(now + at - shell.now.wall.0);
+        assert_eq!(bodies(&mut shell, "orders")[1..], ["b", "a", "c"][..there], "after {at}");
+    }
+}
+
+#[test]
+fn messages_that_cannot_be_read_hold_up_none_behind_them() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    let mut due: Vec<_> = (0..5_000).map(|at| ("", now + 1_000 - at / 6)).collect();
+    due.extend([("a", now + 100), ("b", now + 900), ("c", now + 7_000)]);
+    receipt(shell.publish_due(&mut sender, topic, &due));
+    shell.unreadable = (0..5_000).map(Offset).collect();
+    (shell.now.mono, shell.now.wall) = (shell.now.mono.plus_millis(2_000), Timestamp(now + 2_000));
+    shell.input(Input::Deadline);
+    assert_eq!(bodies(&mut shell, "orders"), ["a", "b"]);
+    shell.advance(4_999);
+    assert_eq!(bodies(&mut shell, "orders"), ["a", "b"]);
+    shell.advance(1);
+    assert_eq!(bodies(&mut shell, "orders"), ["a", "b", "c"]);
+    shell.advance(50_000);
+    let loads: Vec<_> = shell.trace.iter().filter(|line| line.contains("LoadDue")).collect();
+    assert!(loads.len() < 20, "{} loads", loads.len());
+    let silent = loads.iter().filter(|line| line.contains("told: true"));
+    assert_eq!(loads.len() - silent.count(), 1, "the log is told once");
+
+    shell.unreadable.clear();
+    shell.advance(20_000);
+    assert_eq!((bodies(&mut shell, "orders").len(), waiting(&shell)), (5_003, 0));
+}
+
+#[test]
+fn message_that_can_be_read_is_not_passed_over_with_those_due_within_the_same_second() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    // A group is two blocks, and what is in the next one is due before their last ones.
+    let mut due = vec![("", now + 900); 1_024];
+    (due[0].1, due[512].1) = (now + 10, now + 11);
+    due.push(("a", now + 600));
+    receipt(shell.publish_due(&mut sender, topic, &due));
+    shell.unreadable = (0..1_024).map(Offset).collect();
+    (shell.now.mono, shell.now.wall) = (shell.now.mono.plus_millis(2_000), Timestamp(now + 2_000));
+    shell.input(Input::Deadline);
+
+    assert_eq!(bodies(&mut shell, "orders"), ["a"]);
+}
+
+#[test]
+fn messages_that_cannot_be_read_in_a_full_topic_hold_up_none_behind_them() {
+    let (mut shell, topic, mut sender, large) = nearly_full();
+    let now = shell.now.wall.0;
+    let mut due = Vec::new();
+    for at in 0..60 {
+        due.extend([("", now + 10 + at), (&large, now + 10 + at), ("", now + 10 + at)]);
+    }
+    due.extend([("a", now + 50), ("b", now + 900)]);
+    receipt(shell.publish_due(&mut sender, topic, &due));
+    shell.unreadable = (0..180).filter(|at| at % 3 != 1).map(Offset).collect();
+    shell.advance(10_000);
+
+    assert_eq!(bodies(&mut shell, "orders")[1..], ["a", "b"]);
+    assert_eq!(waiting(&shell), 180);
+}
+
 #[test]
 fn topic_that_drops_its_oldest_makes_room_for_a_due_message() {
     let settings = TopicSettings {
@@ -269,7 +366,8 @@ fn damaged_delayed_message_is_dropped_and_the_others_come() {
     let Effect::LoadDue { partition, offsets, .. } = load else { panic!("no load") };
     assert_eq!(offsets, [Offset(0), Offset(1)]);
     let damaged = vec![Offset(0)];
-    shell.input(Input::DueLoaded { partition, offsets: Vec::new(), damaged, batch: None });
+    let (offsets, unreadable) = (Vec::new(), Vec::new());
+    shell.input(Input::DueLoaded { partition, offsets, damaged, unreadable, batch: None });
     shell.settle();
 
     assert_eq!((bodies(&mut shell, "orders"), waiting(&shell)), (vec![String::from("b")], 0));

@@ -98,7 +98,7 @@ fn check_loss(run: &Run, gone: &BTreeSet<LogIndex>) {
                 assert!(room.is_none_or(|room| end <= room.next), "{end} is given again");
                 let mut waits = (event.base.0..end.0)
                     .map(Offset)
-                    .filter(|at| room.is_some_and(|room| room.has(*at)));
+                    .filter(|at| room.is_some_and(|room| room.at(*at).is_some()));
                 assert!(
                     !gone.contains(&frame.index) || waits.next().is_none(),
                     "a lost message waits"

@@ -43,6 +43,8 @@ pub(crate) struct Shell {
     pub(crate) loads: Vec<Effect>,
     /// Whether loads are answered, and frames committed, at once.
     pub(crate) prompt: bool,
+    /// Messages in waiting rooms that cannot be read.
+    pub(crate) unreadable: BTreeSet<Offset>,
     epoch: StartEpoch,
     correlation: u32,
 }
@@ -67,6 +69,7 @@ impl Shell {
             trace: Vec::new(),
             loads: Vec::new(),
             prompt: true,
+            unreadable: BTreeSet::new(),
             epoch: StartEpoch(1),
             correlation: 0,
         };
@@ -204,19 +207,24 @@ impl Shell {
                 });
                 Input::MessageLoaded { purpose, batch }
             }
-            Effect::LoadDue { partition, offsets, bytes_max } => {
+            Effect::LoadDue { partition, offsets, bytes_max, .. } => {
                 let stored = self.stored(partition);
                 let mut builder = BatchBuilder::new();
-                let mut found = Vec::new();
+                let (mut found, mut unreadable) = (Vec::new(), Vec::new());
                 for at in offsets {
+                    if self.unreadable.contains(&at) {
+                        unreadable.push(at);
+                        continue;
+                    }
                     builder.push(&stored[&at].0).unwrap();
                     found.push(at);
                     if builder.len() >= bytes_max {
                         break;
                     }
                 }
-                let batch = Some(builder.finish(Timestamp(1)));
-                Input::DueLoaded { partition, offsets: found, damaged: Vec::new(), batch }
+                let batch = (!builder.is_empty()).then(|| builder.finish(Timestamp(1)));
+                let damaged = Vec::new();
+                Input::DueLoaded { partition, offsets: found, damaged, unreadable, batch }
             }
             Effect::Append(_) | Effect::Reply { .. } | Effect::Deliver(_) | Effect::Fetch(_) => {
                 panic!("nothing is loaded for this effect")

@@ -7,6 +7,7 @@ use posthouse_storage::checkpointer::Step;
 use posthouse_storage::fs::sim::SimFs;
 use posthouse_storage::names::{FileKind, FileName};
 
+use posthouse_storage::run::format::{ENTRY_LEN, FOOTER_LEN, PARTITION_LEN};
 use posthouse_storage::{BatchDraft, Fold, FrameDraft, Options, Store};
 use std::ops::Range;
 use std::sync::Arc;
@@ -57,17 +58,15 @@ fn open(disk: &SimFs) -> Store<AllWaits> {
     Store::open(Arc::new(disk.clone()), options).unwrap()
 }
 
-/// A disk with runs of so many batches of two messages each, and the names of the runs.
-fn disk_of_runs(batches: &[u64]) -> (SimFs, Vec<String>) {
+/// A disk with runs of batches of two messages each, whose first offsets are given, and the names
+/// of the runs.
+fn disk_of_runs(bases: &[&[u64]]) -> (SimFs, Vec<String>) {
     let disk = SimFs::new();
     let mut store = open(&disk);
-    let mut next = Offset::ZERO;
     let mut runs = Vec::new();
-    for count in batches {
-        for _ in 0..*count {
-            store.journal.append(&[frame(next)]).unwrap();
-            next = next.plus(2);
-        }
+    for bases in bases {
+        let frames: Vec<_> = bases.iter().map(|base| frame(Offset(*base))).collect();
+        store.journal.append(&frames).unwrap();
         store.shared.request_roll();
         store.journal.roll_if_requested().unwrap();
         store.journal.sync().unwrap();
@@ -77,6 +76,14 @@ fn disk_of_runs(batches: &[u64]) -> (SimFs, Vec<String>) {
         runs.push(FileName::new(FileKind::Run, newest).to_string());
     }
     (disk, runs)
+}
+
+/// Changes one byte of a file.
+fn damage(disk: &SimFs, name: &str, at: impl Fn(&[u8]) -> usize) {
+    let mut bytes = disk.contents(name).unwrap();
+    let at = at(&bytes);
+    bytes[at] ^= 1;
+    disk.overwrite(name, bytes);
 }
 
 fn frame(base: Offset) -> FrameDraft {
@@ -97,19 +104,54 @@ fn read(disk: &SimFs, wanted: Range<u64>) -> Due {
     read_due(&open(disk).reader, ROOM, &wanted, 1 << 20)
 }
 
+fn unreadable(of: &[(Offset, ReadError)]) -> Vec<Offset> {
+    of.iter().map(|(offset, _)| *offset).collect()
+}
+
 fn offsets(range: Range<u64>) -> Vec<Offset> {
     range.map(Offset).collect()
 }
 
 #[test]
 fn message_in_a_run_that_could_not_be_opened_is_not_dropped() {
-    let (disk, runs) = disk_of_runs(&[2, 1]);
+    let (disk, runs) = disk_of_runs(&[&[0, 2], &[4]]);
     let contents = disk.contents(&runs[0]).unwrap();
     disk.lose(&runs[0]);
 
-    assert_eq!(read(&disk, 0..6).damaged, []);
+    let due = read(&disk, 0..6);
+    assert_eq!((due.offsets, due.damaged), (offsets(4..6), offsets(0..0)));
+    assert_eq!(unreadable(&due.unreadable), offsets(0..4));
 
     disk.overwrite(&runs[0], contents);
     let due = read(&disk, 0..8);
     assert_eq!((due.offsets, due.damaged), (offsets(0..6), offsets(6..8)));
+}
+
+#[test]
+fn messages_that_cannot_be_read_hold_up_none_behind_them() {
+    let (disk, runs) = disk_of_runs(&[&[0], &[2, 4, 6], &[8]]);
+    damage(&disk, &runs[1], |bytes| {
+        let end = bytes.len() - usize::try_from(FOOTER_LEN + PARTITION_LEN + ENTRY_LEN).unwrap();
+        end + 8
+    });
+
+    let due = read(&disk, 0..10);
+
+    assert_eq!(due.offsets, [0, 1, 8, 9].map(Offset));
+    assert_eq!(unreadable(&due.unreadable), offsets(2..8));
+    assert_eq!(due.damaged, []);
+}
+
+#[test]
+fn message_that_is_gone_is_gone_also_in_front_of_a_damaged_batch() {
+    let (disk, runs) = disk_of_runs(&[&[0, 4]]);
+    let header = frame(Offset(4)).batches[0].bytes.slice(..40);
+    damage(&disk, &runs[0], |bytes| {
+        bytes.windows(40).rposition(|window| window == header).unwrap() + 16
+    });
+
+    let due = read(&disk, 0..6);
+
+    assert_eq!((due.offsets, due.damaged), (offsets(0..2), offsets(2..6)));
+    assert_eq!(unreadable(&due.unreadable), []);
 }

@@ -30,7 +30,7 @@ pub(super) struct Block {
 }
 
 /// When a message is due, and its offset.
-pub(super) type Waiting = (Timestamp, Offset);
+pub(crate) type Waiting = (Timestamp, Offset);
 
 impl Block {
     /// A block of one message.
@@ -65,9 +65,10 @@ impl Block {
         self.iter().skip(self.position(offset))
     }
 
-    pub(super) fn has(&self, offset: Offset) -> bool {
-        let entry = self.entries.get(self.position(offset));
-        entry.is_some_and(|entry| self.waiting(*entry).1 == offset)
+    /// The message at `offset`, if it waits here.
+    pub(super) fn get(&self, offset: Offset) -> Option<Waiting> {
+        let entry = self.entries.get(self.position(offset))?;
+        Some(self.waiting(*entry)).filter(|(_, found)| *found == offset)
     }
 
     /// What is due at `at`.

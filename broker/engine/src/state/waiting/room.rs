@@ -59,14 +59,37 @@ impl WaitingRoom {
     /// At most `count_max` messages that are due at `at`, the earliest first. None that is left is due
     /// more than a second before one of them; those closer together are taken block by block.
     pub(crate) fn due_by(&self, at: Timestamp, count_max: usize) -> Vec<Offset> {
+        let front = (Timestamp::ZERO, Offset::ZERO);
+        self.earliest(front, at, count_max, NEAR_MS).map(|(_, offset)| offset).collect()
+    }
+
+    /// The same, but none that is due before `from`, and none that is left is due before one of them.
+    /// Of those due together the lowest offsets come first.
+    pub(crate) fn due_from(
+        &self,
+        from: Waiting,
+        at: Timestamp,
+        count_max: usize,
+    ) -> impl Iterator<Item = Waiting> {
+        self.earliest(from, at, count_max, 0)
+    }
+
+    fn earliest(
+        &self,
+        from: Waiting,
+        at: Timestamp,
+        count_max: usize,
+        near_ms: u64,
+    ) -> impl Iterator<Item = Waiting> + use<> {
         let mut due = BinaryHeap::new();
         for head in self.heads.range(..=(at, Offset::MAX)) {
             let latest = due.peek().filter(|_| due.len() >= count_max);
-            if latest.is_some_and(|(latest, _)| *latest <= head.0.plus_millis(NEAR_MS)) {
+            if latest.is_some_and(|latest| *latest <= (head.0.plus_millis(near_ms), head.1)) {
                 break;
             }
             // Of a block of many that are due, most are later than what was found before.
-            for waiting in self.block_at(head.1).into_iter().flat_map(|block| block.due_by(at)) {
+            let block = self.block_at(head.1).into_iter().flat_map(|block| block.due_by(at));
+            for waiting in block.filter(|waiting| *waiting >= from) {
                 if due.len() < count_max {
                     due.push(waiting);
                 } else if let Some(mut latest) = due.peek_mut().filter(|latest| waiting < **latest)
@@ -75,12 +98,12 @@ impl WaitingRoom {
                 }
             }
         }
-        due.into_sorted_vec().into_iter().map(|(_, offset)| offset).collect()
+        due.into_sorted_vec().into_iter()
     }
 
-    /// Whether the message at `offset` still waits.
-    pub(crate) fn has(&self, offset: Offset) -> bool {
-        self.block_at(offset).is_some_and(|block| block.has(offset))
+    /// The message at `offset`, if it still waits.
+    pub(crate) fn at(&self, offset: Offset) -> Option<Waiting> {
+        self.block_at(offset)?.get(offset)
     }
 
     /// What of `within` must stay readable: ascending, disjoint, not touching.

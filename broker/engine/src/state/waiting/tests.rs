@@ -119,11 +119,16 @@ impl Model {
         let latest = some.last().map_or(0, |(due, _)| *due);
         let left = due.iter().find(|waiting| some.binary_search(waiting).is_err());
         assert!(left.is_none_or(|(due, _)| latest <= due + 1_000), "{latest} before {left:?}");
+        let behind = (Timestamp(at / 3), Offset(self.next / 2));
+        let exact = due.iter().map(|(due, at)| (Timestamp(*due), Offset(*at)));
+        let exact = exact.filter(|waiting| *waiting >= behind);
+        assert!(room.due_from(behind, Timestamp(at), 700).eq(exact.take(700)));
         let within = self.next / 3..self.next / 3 * 2 + at;
         let range = Offset(within.start)..Offset(within.end);
         assert_eq!(room.needed(range), self.needed(within));
         for near in self.due.keys().step_by(97).flat_map(|at| at.saturating_sub(1)..at + 2) {
-            assert_eq!(room.has(Offset(near)), self.due.contains_key(&near));
+            let due = self.due.get(&near).map(|due| (Timestamp(*due), Offset(near)));
+            assert_eq!(room.at(Offset(near)), due);
         }
         let bound = 16 * room.len() + 4_096 + room.spread() * 160;
         assert!(room.memory() <= bound, "{} bytes for {}", room.memory(), room.len());
