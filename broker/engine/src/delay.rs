@@ -50,6 +50,8 @@ pub(crate) struct Delays {
     tries: BTreeMap<PartitionId, Try>,
     /// Waiting rooms of which all that is due has to wait.
     resting: BTreeMap<PartitionId, Rest>,
+    /// Until when nothing is read, since the broker has no room to publish any of it.
+    full_until: Option<Time>,
     /// When to look for messages that are due.
     wake: Option<Time>,
 }
@@ -161,9 +163,11 @@ impl Volatile {
             return Outcome::TopicFull;
         };
         let bytes = batch.len() + offsets.len() * ENDED_BYTES;
-        let has_room = admission.check_space(bytes).and_then(|()| admission.check_frame(bytes));
+        if admission.check_space(bytes).is_err() {
+            return Outcome::BrokerFull;
+        }
         let trim = make_room(state, topic, offsets.len() as u64, batch.len() as u64);
-        let Some(trim) = trim.ok().filter(|_| has_room.is_ok()) else {
+        let Some(trim) = trim.ok().filter(|_| admission.check_frame(bytes).is_ok()) else {
             return Outcome::TopicFull;
         };
         // They may come from a commit that is not committed yet and of which nothing is seen before.
@@ -205,6 +209,14 @@ impl Delays {
             return;
         }
         let now = context.now;
+        self.full_until = self.full_until.filter(|until| *until > now.mono);
+        if self.full_until.is_none() && admission.check_space(ENDED_BYTES).is_err() {
+            self.full_until = Some(now.mono.plus_millis(RETRY_MS));
+        }
+        if self.full_until.is_some() {
+            self.wake = self.full_until;
+            return;
+        }
         self.resting.retain(|_, rest| rest.until > now.mono);
         let rooms = &context.state.waiting;
         self.tries.retain(|id, _| rooms.get(*id).is_some());
@@ -253,6 +265,10 @@ impl Delays {
         next.tried(now, tried, unreadable);
         if next.is_usual() {
             self.tries.remove(&room);
+        }
+        // No other message of this room has room, or few: nor do those of other rooms.
+        if let Some((Outcome::BrokerFull, _, 1)) = tried {
+            self.resting.insert(room, Rest::retry(now));
         }
     }
 

@@ -52,8 +52,10 @@ pub(super) struct Rest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Published,
-    /// The topic has no room, or the broker.
+    /// The topic has no room, or no frame has.
     TopicFull,
+    /// The broker has no room.
+    BrokerFull,
 }
 
 impl Default for Try {
@@ -63,6 +65,11 @@ impl Default for Try {
 }
 
 impl Rest {
+    /// For so long, whatever comes.
+    pub(super) const fn retry(now: Time) -> Self {
+        Self { until: now.plus_millis(RETRY_MS), next: None }
+    }
+
     pub(super) fn is_over(&self, room: &WaitingRoom) -> bool {
         self.next.is_some_and(|next| next != room.next)
     }
@@ -151,6 +158,10 @@ impl Try {
             Some((Outcome::TopicFull, first, _)) => {
                 end = Some(first);
                 self.from.get_or_insert(FRONT);
+                self.count = 1;
+            }
+            Some((Outcome::BrokerFull, first, _)) => {
+                end = Some(first);
                 self.count = 1;
             }
             // It says nothing of the room.

@@ -356,6 +356,29 @@ fn full_disk_lets_due_messages_wait() {
 }
 
 #[test]
+fn broker_without_room_reads_little_for_its_due_messages() {
+    let (mut shell, _, mut sender) = usual();
+    let body = "x".repeat(1_000);
+    let due = vec![(body.as_str(), shell.now.wall.0 + 10); 100];
+    for room in 0..30 {
+        let topic = shell.create_topic(&format!("t{room}"), TopicSettings::default()).id;
+        receipt(shell.publish_due(&mut sender, topic, &due));
+    }
+    let loads = |shell: &Shell| shell.trace.iter().filter(|line| line.contains("LoadDue")).count();
+    shell.set_space(500, 1 << 20);
+    shell.advance(5_000);
+    assert_eq!((waiting(&shell), loads(&shell)), (3_000, 0));
+    // There is room for something, for none of these.
+    shell.set_space(1_500, 1 << 20);
+    shell.advance(5_000);
+    assert_eq!(waiting(&shell), 3_000);
+    assert!(loads(&shell) <= 30 * 7, "{} loads", loads(&shell));
+    shell.set_space(1 << 20, 1 << 20);
+    shell.advance(1_000);
+    assert!(waiting(&shell) < 3_000);
+}
+
+#[test]
 fn damaged_delayed_message_is_dropped_and_the_others_come() {
     let (mut shell, topic, mut sender) = usual();
     let now = shell.now.wall.0;
