@@ -380,10 +380,12 @@ impl Run<'_> {
                     // Without a request it was the end of a load or of a sync, or rang before.
                     if self.inbox.len() > 0 {
                         spin.waited(waited());
+                    } else {
+                        spin.ended_otherwise(waited());
                     }
                     return;
                 }
-                () = timer.as_mut() => return spin.timed_out(waited()),
+                () = timer.as_mut() => return spin.ended_otherwise(waited()),
                 () = look_again(), if awake => {}
             }
         }

@@ -34,8 +34,9 @@ impl Spin {
         if self.alone || self.score < WORTH { Duration::ZERO } else { LOOK_MAX }
     }
 
-    /// Takes note of how long nothing came before a timer ended the wait.
-    pub(crate) fn timed_out(&mut self, wait: Duration) {
+    /// Takes note of how long no request came before something else ended the wait: a timer, or the
+    /// end of a load or of a sync.
+    pub(crate) fn ended_otherwise(&mut self, wait: Duration) {
         // A short one says nothing: a request might have come.
         if wait > LOOK_MAX {
             self.waited(wait);
@@ -91,9 +92,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_woken_by_timers_only_looks_no_longer() {
+    fn who_is_woken_by_other_things_only_looks_no_longer() {
         let mut spin = after([SHORT; 1000]);
-        (0..3).for_each(|_| spin.timed_out(LONG));
+        (0..1000).for_each(|_| spin.ended_otherwise(SHORT));
+        assert_eq!(spin.budget(), LOOK_MAX);
+        (0..3).for_each(|_| spin.ended_otherwise(LONG));
         assert_eq!(spin.budget(), Duration::ZERO);
     }
 
