@@ -66,9 +66,7 @@ impl Admission {
         let mut offset = base;
         for (place, entry) in view.entries().enumerate() {
             self.check_message(settings, &entry).map_err(|refusal| refusal.of_message(place))?;
-            let index_len = u32::try_from(entry.bytes().len()).unwrap_or(u32::MAX);
-            let bytes = index_len.saturating_add(entry.body_len);
-            self.entries.push(WindowEntry { offset, bytes, damaged: false });
+            self.entries.push(WindowEntry::new(offset, &entry));
             self.has_times |= entry.due_at != Timestamp::ZERO;
             offset = offset.next();
         }

@@ -1,6 +1,7 @@
 //! Every cause that the engine reacts to.
 
 use bytes::Bytes;
+use posthouse_protocol::batch::EntryRef;
 use posthouse_protocol::{
     CorrelationId, LogIndex, Offset, PartitionId, Request, StartEpoch, SubscriptionId,
 };
@@ -96,6 +97,14 @@ pub struct WindowEntry {
     pub bytes: u32,
     /// Whether its stored bytes fail their checksum; it is then reported and settled, not delivered.
     pub damaged: bool,
+}
+
+impl WindowEntry {
+    /// A sound one.
+    pub(crate) fn new(offset: Offset, entry: &EntryRef<'_>) -> Self {
+        let index = u32::try_from(entry.bytes().len()).unwrap_or(u32::MAX);
+        Self { offset, bytes: index.saturating_add(entry.body_len), damaged: false }
+    }
 }
 
 /// Why one message is loaded.

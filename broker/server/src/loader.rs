@@ -69,7 +69,8 @@ impl Loader {
         Ok(Self { shared, threads: vec![thread] })
     }
 
-    /// Asks for a read. Bounded by what asks: one window a subscription, and requests unanswered.
+    /// Asks for a read. Bounded by what asks: one window a subscription, 16 dead letters, 16 messages of
+    /// a redrive, due messages of 16 topics, and requests unanswered.
     pub(crate) fn ask(&self, job: Job) {
         lock(&self.shared.queue).jobs.push_back(job);
         self.shared.wanted.notify_one();

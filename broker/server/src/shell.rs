@@ -46,7 +46,8 @@ pub trait Outlet {
     /// Reads something that may lie on the disk and comes back with it as an input or a reply.
     fn load(&mut self, job: Job);
 
-    /// A sync comes next, which takes long: what was given before may leave now.
+    /// What was given before may leave now: a sync comes next, which takes long, or the end of the
+    /// round.
     fn flush(&mut self) {}
 }
 

@@ -11,7 +11,7 @@ use crate::event::{self, DeadLettered, Event};
 use crate::input::{LoadPurpose, WindowEntry};
 use crate::state::{Rejection, State, Subscription, Topic};
 use bytes::Bytes;
-use posthouse_protocol::batch::{BatchView, EntryRef};
+use posthouse_protocol::batch::BatchView;
 use posthouse_protocol::settings::{Durability, SubscriptionSettings, TopicSettings};
 use posthouse_protocol::{Name, Offset, PartitionId, SubscriptionId, TopicId, limits};
 use std::collections::BTreeSet;
@@ -238,9 +238,6 @@ fn count_of(batch: &Bytes) -> u32 {
 
 fn entries_of(batch: &Bytes, base: Offset) -> Vec<WindowEntry> {
     let Ok(view) = BatchView::parse_trusted(batch) else { return Vec::new() };
-    let entry = |(offset, entry): (Offset, EntryRef<'_>)| {
-        let index = u32::try_from(entry.bytes().len()).unwrap_or(u32::MAX);
-        WindowEntry { offset, bytes: index.saturating_add(entry.body_len), damaged: false }
-    };
-    (base.0..).map(Offset).zip(view.entries()).map(entry).collect()
+    let entries = (base.0..).map(Offset).zip(view.entries());
+    entries.map(|(offset, entry)| WindowEntry::new(offset, &entry)).collect()
 }
