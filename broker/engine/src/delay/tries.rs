@@ -22,8 +22,9 @@ const FRONT: Waiting = (Timestamp::ZERO, Offset::ZERO);
 /// Which messages of a waiting room are tried together.
 #[derive(Debug)]
 pub(super) struct Try {
-    /// Nothing before this place is tried but what is held, and the rest strictly by its time. `None`
-    /// is the front, in the usual order: of messages due within a second, some come first.
+    /// Nothing before this place is tried, some there cannot be read, and the rest strictly by its
+    /// time. `None` is the front, in the usual order: of messages due within a second, some come
+    /// first.
     from: Option<Waiting>,
     /// How many.
     count: usize,
@@ -88,7 +89,7 @@ impl Try {
 
     /// What to try now; nothing if all that is due has to wait.
     pub(super) fn next(&mut self, room: &WaitingRoom, now: Now) -> Vec<Offset> {
-        self.held.retain(|(_, offset)| room.at(*offset).is_some());
+        self.held.retain(|(_, offset)| room.at(*offset).is_some_and(|(due, _)| due <= now.wall));
         if let Some((_, offset)) = self.held.front().filter(|(again, _)| *again <= now.mono) {
             return vec![*offset];
         }
@@ -153,7 +154,7 @@ impl Try {
             Some((Outcome::Published, first, _)) => self.published(now, first.1),
             Some((Outcome::TopicFull, first, 1)) if is_exact => {
                 end = Some(first);
-                self.hold(now, first);
+                self.hold(now, first.1);
             }
             Some((Outcome::TopicFull, first, _)) => {
                 end = Some(first);
@@ -179,14 +180,14 @@ impl Try {
         }
     }
 
-    fn hold(&mut self, now: Time, first: Waiting) {
-        if self.holds(first.1) {
-            self.held.retain(|(_, held)| *held != first.1);
+    fn hold(&mut self, now: Time, first: Offset) {
+        if self.holds(first) {
+            self.held.retain(|(_, held)| *held != first);
         } else {
             self.count = 1;
-            self.from = self.from.max(Some(behind(first)));
+            self.from.get_or_insert(FRONT);
         }
-        self.held.push_back((now.plus_millis(RETRY_MS), first.1));
+        self.held.push_back((now.plus_millis(RETRY_MS), first));
     }
 
     /// Passes over what cannot be read, up to `end`: there it goes on.

@@ -264,6 +264,42 @@ fn message_behind_one_without_room_comes_in_its_millisecond() {
 }
 
 #[test]
+fn message_that_is_due_before_one_that_had_no_room_comes_when_the_clock_was_set_back() {
+    let (mut shell, topic, mut sender, large) = nearly_full();
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[(&large, now + 1_000)]));
+    shell.advance(1_500);
+    shell.now.wall = Timestamp(now);
+    receipt(shell.publish_due(&mut sender, topic, &[("a", now + 50)]));
+    shell.advance(3_000);
+    assert_eq!(bodies(&mut shell, "orders")[1..], ["a"]);
+
+    shell.request(message::TopicAlter { topic: name("orders"), settings: Default::default() });
+    shell.advance(1_000);
+    assert_eq!(waiting(&shell), 0);
+    shell.now.wall = Timestamp(now);
+    receipt(shell.publish_due(&mut sender, topic, &[("b", now + 50)]));
+    shell.advance(50);
+    assert_eq!(waiting(&shell), 0);
+}
+
+#[test]
+fn message_that_had_no_room_waits_for_its_time_again_when_the_clock_was_set_back() {
+    let (mut shell, topic, mut sender, large) = nearly_full();
+    let now = shell.now.wall.0;
+    let due = [("far", now + 100_000), (large.as_str(), now + 1_000), ("a", now + 600)];
+    receipt(shell.publish_due(&mut sender, topic, &due[1..2]));
+    shell.advance(1_500);
+    shell.now.wall = Timestamp(now);
+    receipt(shell.publish_due(&mut sender, topic, &due));
+    shell.request(message::TopicAlter { topic: name("orders"), settings: Default::default() });
+    shell.advance(999);
+    assert_eq!(bodies(&mut shell, "orders")[1..], ["a"]);
+    shell.advance(1);
+    assert_eq!(waiting(&shell), 1);
+}
+
+#[test]
 fn messages_that_cannot_be_read_hold_up_none_behind_them() {
     let (mut shell, topic, mut sender) = usual();
     let now = shell.now.wall.0;
