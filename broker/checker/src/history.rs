@@ -377,7 +377,8 @@ pub struct Extend {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Consumer {
-    /// Not before. For [`ConsumerChange::Lost`]: when the connection last showed life.
+    /// Not before. For [`ConsumerChange::Lost`]: when the connection surely lived
+    /// last, which the arrival of an answer does not show.
     pub t0: Time,
     /// Not after.
     pub t1: Time,

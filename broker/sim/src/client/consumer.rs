@@ -362,7 +362,7 @@ impl Client for Consumer {
         reply: Reply,
         tail: &Bytes,
     ) {
-        self.session.heard = around.now;
+        self.session.answered(to);
         if let Some(committing) = self.committing.as_mut().filter(|at| at.asked(to)) {
             if let Some((settling, became)) = committing.receive(around, &reply) {
                 self.committed(around, &settling, became);
@@ -410,7 +410,7 @@ impl Client for Consumer {
             committing.lost();
         }
         if let Some(open) = self.open.take() {
-            let span = (self.session.heard, around.now);
+            let span = (self.session.lived, around.now);
             self.change(around, span, open.number, ConsumerChange::Lost);
         }
         for settling in std::mem::take(&mut self.settling).into_values() {
