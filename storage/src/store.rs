@@ -7,7 +7,7 @@ use crate::journal::Journal;
 use crate::options::Options;
 use crate::reader::Reader;
 use crate::recover::{Base, OpenError, Recovered, RecoveryReport, recover};
-use crate::run::Runs;
+use crate::run::{Runs, SetError};
 use crate::shared::{Shared, View};
 use std::sync::Arc;
 
@@ -50,7 +50,10 @@ impl<F: Fold> Store<F> {
             from,
         } = recovered;
         let manifest = slots.current();
-        let (runs, damaged) = Runs::open(&*fs, manifest.store, &manifest.runs);
+        let (runs, mut damaged) = Runs::open(&*fs, manifest.store, &manifest.runs);
+        if let Some(refused) = damaged.iter().position(SetError::may_pass) {
+            return Err(OpenError::Run(damaged.swap_remove(refused)));
+        }
         report.runs_damaged = damaged.iter().map(ToString::to_string).collect();
         let shared = Shared::new(fs, options, slots, Arc::new(runs.clone()));
         shared.advance_written(report.last, written_bytes);

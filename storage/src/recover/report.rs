@@ -4,6 +4,7 @@ use super::damage::{CorruptRange, TornTail};
 use crate::journal::AppendError;
 use crate::manifest::{ManifestError, SlotLoss};
 use crate::names::FileId;
+use crate::run::SetError;
 use crate::spare::SpareError;
 use posthouse_protocol::{LogIndex, StartEpoch};
 use std::error::Error;
@@ -164,6 +165,9 @@ pub enum OpenError {
     },
     /// No segment to go on in could be made.
     Spare(SpareError),
+    /// The system refuses a run that may be sound: files are too many, or not ours. Served without it,
+    /// its messages would be taken for damaged.
+    Run(SetError),
     /// The manifest could not be committed.
     Manifest(ManifestError),
     /// The journal could not be started.
@@ -195,6 +199,12 @@ impl fmt::Display for OpenError {
                 write!(f, "events not understood frame={index}: {source}")
             }
             Self::Spare(source) => source.fmt(f),
+            Self::Run(source) => {
+                write!(
+                    f,
+                    "{source}: allow more open files, or give back the rights, and start again"
+                )
+            }
             Self::Manifest(source) => source.fmt(f),
             Self::Journal(source) => source.fmt(f),
         }
@@ -209,6 +219,7 @@ impl Error for OpenError {
             Self::JournalShort { .. } => None,
             Self::Checkpoint { source, .. } | Self::Events { source, .. } => Some(&**source),
             Self::Spare(source) => Some(source),
+            Self::Run(source) => Some(source),
             Self::Manifest(source) => Some(source),
             Self::Journal(source) => Some(source),
         }

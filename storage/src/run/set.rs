@@ -13,6 +13,7 @@ use crate::run::Identity;
 use crate::segment::StoreId;
 use bytes::Bytes;
 use posthouse_protocol::{Offset, PartitionId};
+use rustix::io::Errno;
 use std::fmt;
 use std::sync::Arc;
 
@@ -181,6 +182,16 @@ pub struct SetError {
     pub id: FileId,
     /// Why.
     pub source: OpenError,
+}
+
+impl SetError {
+    /// Whether the file may be sound, and the system only refuses it for now.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        let OpenError::Io(error) = &self.source else { return false };
+        let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::PERM];
+        Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
+    }
 }
 
 impl fmt::Display for SetError {

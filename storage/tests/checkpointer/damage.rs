@@ -10,10 +10,13 @@ use posthouse_storage::frame::{BatchDraft, FrameDraft};
 use posthouse_storage::fs::dice::Dice;
 use posthouse_storage::fs::faults::{Fault, FaultFs};
 use posthouse_storage::fs::sim::SimFs;
+use posthouse_storage::fs::{File, Fs};
 use posthouse_storage::inspect::inspect;
 use posthouse_storage::names::{FileKind, FileName};
 use posthouse_storage::reader::ReadError;
 use posthouse_storage::store::Store;
+use rustix::io::Errno;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -455,4 +458,62 @@ fn nothing_is_said_to_be_gone_while_a_run_is_left_out() {
 
     assert_eq!(store.reader.find(P, Offset(0)).unwrap().unwrap().base, Offset(0));
     assert!(store.reader.find(P, Offset(7)).unwrap().is_none());
+}
+
+/// A disk that refuses one file, as a system does that has too many open or gives no rights.
+#[derive(Debug)]
+struct Refusing {
+    disk: SimFs,
+    name: String,
+    errno: Errno,
+}
+
+impl Fs for Refusing {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.disk.create(name)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        if name == self.name { Err(self.errno.into()) } else { self.disk.open(name) }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
+}
+
+/// Its messages would count as damaged, and be settled as that.
+#[test]
+fn store_is_not_opened_without_a_run_that_the_system_only_refuses_for_now() {
+    let (disk, name) = two_runs();
+    let open = |errno| {
+        let (disk, name) = (disk.clone(), name.clone());
+        Store::<Toy>::open(Arc::new(Refusing { disk, name, errno }), options())
+    };
+
+    for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::PERM] {
+        let error = open(errno).unwrap_err().to_string();
+        assert!(error.contains("allow more open files"), "{error}");
+    }
+    assert_eq!(open(Errno::IO).unwrap().report.runs_damaged.len(), 1, "it will not get better");
+
+    let store = reopened(&disk);
+    assert!(store.report.runs_damaged.is_empty());
+    assert_eq!(store.reader.find(P, Offset(0)).unwrap().unwrap().base, Offset(0));
 }
