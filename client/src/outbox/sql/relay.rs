@@ -4,6 +4,7 @@ use super::{Dialect, ROW_COLUMNS, Sql, among, write_ids};
 use crate::clock::millis;
 use crate::outbox::row::RowId;
 use crate::outbox::store::{Claim, Lag, OutboxId, Park, RowRange, Standing, Step};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 impl Sql {
@@ -198,7 +199,17 @@ impl Sql {
         let (state, claims) = (self.table("outbox_state"), self.table("outbox_claim"));
         let claimed = claim.as_ref().map_or(from.claimed, |claim| claim.sequence);
         let after = Standing { epoch: from.epoch, claimed, acked: *acked };
-        let held = self.held(&after);
+        // For the same reason PostgreSQL looks for the state once: each version of it is one more to
+        // step over.
+        let is_one_statement = self.dialect == Dialect::Postgres;
+        let (held, stood, at) = if is_one_statement {
+            ("EXISTS (SELECT 1 FROM s0)".to_owned(), "s0".to_owned(), "true".to_owned())
+        } else {
+            (self.held(&after), state.clone(), stands(&after))
+        };
+        // Those up to `from.acked` went with an earlier step. Where a transaction elsewhere keeps dead
+        // rows from being cleaned up, as in PostgreSQL, they would be stepped over each time.
+        let claims_done = format!("sequence > {} AND sequence <= {acked}", from.acked);
         let mut statements = vec![
             format!(
                 "UPDATE {state} SET lease_until = {} + {}, acked = {acked}, claimed = {claimed} \
@@ -207,11 +218,11 @@ impl Sql {
                 millis(*lease),
                 stands(from)
             ),
-            format!("DELETE FROM {claims} WHERE sequence <= {acked} AND {held}"),
+            format!("DELETE FROM {claims} WHERE {claims_done} AND {held}"),
         ];
         statements.extend(self.delete_rows(done, &held));
-        statements.extend(claim.as_ref().map(|claim| self.insert_claim(claim, &after)));
-        statements
+        statements.extend(claim.as_ref().map(|claim| self.insert_claim(claim, &stood, &at)));
+        if is_one_statement { vec![one_statement(&statements)] } else { statements }
     }
 
     fn delete_rows(&self, ids: &[RowId], held: &str) -> Option<String> {
@@ -220,17 +231,15 @@ impl Sql {
         Some(format!("DELETE FROM {outbox} WHERE {among} AND {held}"))
     }
 
-    fn insert_claim(&self, claim: &Claim, at: &Standing) -> String {
+    fn insert_claim(&self, claim: &Claim, stood: &str, at: &str) -> String {
         format!(
-            "INSERT INTO {} (sequence, row_ids, digest, claimed_at) SELECT {}, '{}', {}, {} FROM {} \
-             WHERE {}",
+            "INSERT INTO {} (sequence, row_ids, digest, claimed_at) SELECT {}, '{}', {}, {} \
+             FROM {stood} WHERE {at}",
             self.table("outbox_claim"),
             claim.sequence,
             write_ids(&claim.rows),
             claim.digest,
-            self.now(),
-            self.table("outbox_state"),
-            stands(at)
+            self.now()
         )
     }
 
@@ -260,7 +269,7 @@ impl Sql {
             let sequence = claim.sequence;
             statements.push(format!("DELETE FROM {claims} WHERE sequence = {sequence} AND {held}"));
             if !claim.rows.is_empty() {
-                statements.push(self.insert_claim(claim, &park.from));
+                statements.push(self.insert_claim(claim, &state, &stands(&park.from)));
             }
         }
         statements
@@ -348,6 +357,18 @@ impl Sql {
         });
         columns.join(", ")
     }
+}
+
+/// An update of one row, and what is done if there was one: it is what the others call `s0`. As one
+/// statement, which gives as many rows.
+fn one_statement(statements: &[String]) -> String {
+    let mut text = String::from("WITH ");
+    for (number, statement) in statements.iter().enumerate() {
+        let (comma, returns) = if number == 0 { ("", " RETURNING 1") } else { (", ", "") };
+        // Writing into a String does not fail.
+        let _ = write!(text, "{comma}s{number} AS ({statement}{returns})");
+    }
+    text + " SELECT 1 FROM s0"
 }
 
 fn stands(at: &Standing) -> String {
