@@ -383,6 +383,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn file_whose_journal_does_not_survive_a_crash_is_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tables, connection) =
+            (Tables::default(), Connection::open(folder.path().join("shop.db")).unwrap());
+        connection.execute_batch(&tables.ddl()).unwrap();
+        for (mode, expected) in [("WAL", None), ("MEMORY", Some("memory")), ("OFF", Some("off"))] {
+            connection.pragma_update(None, "journal_mode", mode).unwrap();
+            let warning = tables.describe(&connection).unwrap().durability_warning;
+            let told = warning.as_deref().and_then(|it| it.split("journal_mode is ").nth(1));
+            assert_eq!(told.and_then(|it| it.split(':').next()), expected, "{mode}");
+        }
+    }
+
     fn database() -> (Tables, Connection) {
         let (tables, connection) = (Tables::default(), Connection::open_in_memory().unwrap());
         connection.execute_batch(&tables.ddl()).unwrap();

@@ -1,4 +1,4 @@
-//! Commits that the sender's session does not wait for: a relay hands over only what is on disk.
+//! Commits that are answered before they are on disk: a relay hands over only what is, or warns.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and its tasks end with it")]
 
@@ -6,9 +6,11 @@
 mod support;
 
 use posthouse_client::Message;
-use posthouse_databases::{Postgres, Stop};
+use posthouse_client::outbox::Store as _;
+use posthouse_databases::{MariaDb, Postgres, Stop};
+use posthouse_outbox_sqlx::mysql;
 use posthouse_outbox_sqlx::postgres::Outbox;
-use sqlx::PgPool;
+use sqlx::{MySqlPool, PgPool};
 use support::{bodies, broker};
 
 /// With `synchronous_commit` off PostgreSQL answers a commit before it is on disk, and a crash takes it
@@ -46,4 +48,31 @@ async fn nothing_is_handed_over_that_a_crash_of_the_database_takes_back() {
     server.restart().unwrap();
 
     assert_eq!(server.sql(name, "SELECT article FROM sales").unwrap().trim(), "a lamp");
+}
+
+/// There a session cannot choose for itself, so a relay can only say what is wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_that_answers_commits_before_they_are_on_disk_is_reported() {
+    let (_broker, client) = broker().await;
+    let server = MariaDb::start().unwrap();
+    let database = server.create_database().unwrap();
+    let pool = MySqlPool::connect(database.url()).await.unwrap();
+    let outbox = mysql::Outbox::new(pool);
+    outbox.install().await.unwrap();
+    assert_eq!(outbox.store().describe().await.unwrap().durability_warning, None);
+
+    server.sql(database.name(), "SET GLOBAL innodb_flush_log_at_trx_commit = 2").unwrap();
+
+    let relay = outbox.relay(&client).spawn();
+    let warning = async {
+        loop {
+            match relay.stats().durability_warning {
+                Some(warning) => return warning,
+                None => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let warning = tokio::time::timeout(support::SECONDS, warning).await.unwrap();
+    assert!(warning.contains("innodb_flush_log_at_trx_commit is not 1"), "{warning}");
+    relay.shutdown().await.unwrap();
 }

@@ -54,6 +54,8 @@ const CASES: &[(Victim, &str, u32)] = &[
     (Victim::Relay, "relay.after-ack", 3),
     (Victim::Relay, "relay.before-delete-commit", 2),
     (Victim::Relay, "relay.after-delete-commit", 2),
+    (Victim::Relay, "relay.after-fence", 1),
+    (Victim::Relay, "relay.before-park", 1),
     (Victim::Relay, "relay.after-park", 1),
     (Victim::Broker, "broker.before-write", 3),
     (Victim::Broker, "broker.after-write", 3),
@@ -68,6 +70,9 @@ const CASES: &[(Victim, &str, u32)] = &[
     (Victim::ZombieRelay, "relay.after-ack", 2),
     (Victim::ZombieRelay, "relay.before-delete-commit", 2),
     (Victim::ZombieRelay, "relay.after-delete-commit", 2),
+    (Victim::ZombieRelay, "relay.after-fence", 1),
+    (Victim::ZombieRelay, "relay.before-park", 1),
+    (Victim::ZombieRelay, "relay.after-park", 1),
     (Victim::ZombieConsumer, "inbox.before-commit", 5),
     (Victim::ZombieConsumer, "inbox.after-commit", 5),
 ];
@@ -152,7 +157,7 @@ impl Case {
     }
 
     fn is_poison(self) -> bool {
-        self.label == "relay.after-park"
+        ["relay.after-fence", "relay.before-park", "relay.after-park"].contains(&self.label)
     }
 
     /// What the victim is told.

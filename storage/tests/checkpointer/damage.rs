@@ -90,8 +90,8 @@ fn damage(disk: &SimFs, name: &str, pattern: &[u8]) {
     let mut bytes = disk.contents(name).unwrap();
     let at = bytes.windows(pattern.len()).position(|window| window == pattern).unwrap();
     bytes.get_mut(at + pattern.len() - 1).into_iter().for_each(|byte| *byte ^= 1);
-    let file = posthouse_storage::fs::Fs::open(disk, name).unwrap();
-    file.write_at(0, &[std::io::IoSlice::new(&bytes)]).unwrap();
+    let file = Fs::open(disk, name).unwrap();
+    file.write_at(0, &[io::IoSlice::new(&bytes)]).unwrap();
     file.sync().unwrap();
 }
 
@@ -117,8 +117,8 @@ fn a_batch_with_a_damaged_header_is_recorded_as_lost_and_the_others_are_copied()
         .map(|found| found.0)
         .collect();
     bytes[at[0] + 16] ^= 1;
-    let file = posthouse_storage::fs::Fs::open(&disk, &journal.to_string()).unwrap();
-    file.write_at(0, &[std::io::IoSlice::new(&bytes)]).unwrap();
+    let file = Fs::open(&disk, &journal.to_string()).unwrap();
+    file.write_at(0, &[io::IoSlice::new(&bytes)]).unwrap();
 
     let damaged = fold(&mut world);
 

@@ -127,7 +127,11 @@ impl Job {
                 self.load(sequence, rows)
             }
             Query::Acquire => Answer::Acquired(store.acquire(&self.owner, self.lease).await?),
-            Query::RaiseEpoch { from, to } => Answer::Done(store.raise_epoch(*from, *to).await?),
+            Query::RaiseEpoch { from, to } => {
+                let is_done = store.raise_epoch(*from, *to).await?;
+                failpoint("relay.after-fence");
+                Answer::Done(is_done)
+            }
             Query::Adopt { epoch } => Answer::Done(store.adopt(*epoch).await?),
             Query::Claims => Answer::Claims(store.claims().await?),
             Query::Sweep { from, through, limit } => {
@@ -146,6 +150,9 @@ impl Job {
             Query::Park { from, rows, claims } => {
                 let claims = claims.iter().map(|draft| self.claim(draft)).collect();
                 let park = Park { from: *from, rows: rows.clone(), claims };
+                if !rows.is_empty() {
+                    failpoint("relay.before-park");
+                }
                 let is_done = store.park(&park).await?;
                 if !rows.is_empty() {
                     failpoint("relay.after-park");
