@@ -180,7 +180,7 @@ impl Outbox {
         })
     }
 
-    /// A relay for this outbox, to be configured and spawned. It has a connection and a thread of
+    /// A relay for this outbox, to be configured and spawned. It has two connections, each with a thread of
     /// its own, and this outbox' bell wakes it; what others insert it finds by looking.
     pub fn relay(&self, client: &Client) -> Relay<SqliteStore> {
         Relay::new(self.store(), client.clone()).bell(Arc::clone(&self.bell))

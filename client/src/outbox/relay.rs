@@ -54,7 +54,7 @@ pub struct Relay<S> {
 }
 
 impl<S: Store> Relay<S> {
-    /// A relay from this database, over a connection of its own, to the broker of this client.
+    /// A relay from this database, over connections of its own, two while it works, to the broker of this client.
     pub fn new(store: S, client: Client) -> Self {
         let settings = settings();
         Self { store, client, name: "relay".to_owned(), settings, bell: Arc::default() }
