@@ -148,7 +148,8 @@ impl Try {
         unreadable: &[Waiting],
     ) {
         // The usual order is exact only at its front.
-        let is_exact = self.from.is_some() || unreadable.is_empty();
+        let was_usual = self.from.is_none();
+        let is_exact = !was_usual || unreadable.is_empty();
         let mut end = None;
         match tried {
             Some((Outcome::Published, first, _)) => self.published(now, first.1),
@@ -168,7 +169,7 @@ impl Try {
             // It says nothing of the room.
             None => self.count = GROUP_MAX.min(self.count * 2),
         }
-        self.pass(now, unreadable, end);
+        self.pass(now, unreadable, end, was_usual);
     }
 
     fn published(&mut self, now: Time, first: Offset) {
@@ -191,13 +192,13 @@ impl Try {
     }
 
     /// Passes over what cannot be read, up to `end`: there it goes on.
-    fn pass(&mut self, now: Time, unreadable: &[Waiting], end: Option<Waiting>) {
+    fn pass(&mut self, now: Time, unreadable: &[Waiting], end: Option<Waiting>, was_usual: bool) {
         if unreadable.is_empty() {
             return;
         }
         let again = now.plus_millis(READ_AGAIN_MS);
         let unread = self.unread.get_or_insert(Unread { count: 0, again });
-        let Some(from) = self.from else {
+        let Some(from) = self.from.filter(|_| !was_usual) else {
             // What the usual order has left out would be passed over with it.
             self.from = Some(FRONT);
             return;
@@ -212,4 +213,26 @@ impl Try {
 /// The place right behind this one.
 const fn behind((due, offset): Waiting) -> Waiting {
     (due, offset.next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of messages due within a second the usual order gives some, and what cannot be read may stand
+    /// behind others in time.
+    #[test]
+    fn what_the_usual_order_left_out_is_not_passed_over_with_what_cannot_be_read() {
+        let at = |due, offset| (Timestamp(due), Offset(offset));
+        let unreadable = [at(10, 0), at(900, 1)];
+        let full = |count| Some((Outcome::TopicFull, at(950, 5), count));
+        for outcome in [full(3), Some((Outcome::Published, at(950, 5), 3)), None] {
+            let mut next = Try::default();
+
+            next.tried(Time(0), outcome, &unreadable);
+            assert_eq!(next.from, Some(FRONT), "{outcome:?}");
+            next.tried(Time(0), full(1), &unreadable);
+            assert_eq!(next.from, Some(at(900, 2)), "by their time");
+        }
+    }
 }
