@@ -18,7 +18,6 @@ use posthouse_protocol::{
     CorrelationId, ErrorCode, Name, Outcome as Told, Reply, Request, Timestamp,
 };
 use posthouse_storage::fs::dice::Dice;
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 /// How far a run is.
@@ -116,23 +115,20 @@ pub(crate) struct Session {
     pub(crate) client: usize,
     pub(crate) connection: Option<ConnectionId>,
     correlation: u32,
-    /// When each request was sent that was not answered.
-    sent: BTreeMap<CorrelationId, u64>,
-    /// When the connection surely lived last: when the latest request was sent that was answered. The
-    /// answer itself may have been under way when the broker had lost the connection.
+    /// When the connection surely lived last: when the latest frame that has come left the broker. It may
+    /// have been under way when the broker had lost the connection.
     pub(crate) lived: u64,
 }
 
 impl Session {
     pub(crate) const fn new(client: usize) -> Self {
-        Self { client, connection: None, correlation: 0, sent: BTreeMap::new(), lived: 0 }
+        Self { client, connection: None, correlation: 0, lived: 0 }
     }
 
     /// Connects if there is no connection. Says whether there is one.
     pub(crate) fn connect(&mut self, around: &mut Surroundings<'_>) -> bool {
         if self.connection.is_none() && around.is_up {
             self.connection = Some(around.net.connect(self.client));
-            self.sent.clear();
             self.lived = around.now;
         }
         self.connection.is_some()
@@ -150,19 +146,11 @@ impl Session {
         let request = request.into();
         let has_reply = !matches!(request, Request::Credit(_));
         let to = CorrelationId(if has_reply { self.correlation } else { 0 });
-        if has_reply {
-            self.sent.insert(to, around.now);
-        }
         let frame = wire::request(to, &request, tail);
         around.trace.frame(around.now, connection.0, &frame);
         around.ledger.sent(connection, &frame);
         around.net.send_up(connection, frame);
         Some(to)
-    }
-
-    /// Takes note of an answer.
-    pub(crate) fn answered(&mut self, to: CorrelationId) {
-        self.lived = self.lived.max(self.sent.remove(&to).unwrap_or_default());
     }
 }
 

@@ -18,10 +18,15 @@ pub(crate) struct Net {
 struct Link {
     client: usize,
     up: VecDeque<Bytes>,
-    down: VecDeque<Bytes>,
+    /// With the time at which each left the broker.
+    down: VecDeque<(u64, Bytes)>,
     /// The client has gone; the broker hears of it after what is under way.
     is_cut: bool,
 }
+
+/// What arrives at a client: who it is, over which connection, and the frames, each with the time at
+/// which it left the broker.
+pub(crate) type Delivered = (usize, ConnectionId, Vec<(u64, Bytes)>);
 
 /// Something that arrives at the broker.
 #[derive(Debug)]
@@ -46,10 +51,10 @@ impl Net {
     }
 
     /// A frame of the broker sets out, if there is still a connection that it knows of.
-    pub(crate) fn send_down(&mut self, connection: ConnectionId, frame: Bytes) -> bool {
+    pub(crate) fn send_down(&mut self, now: u64, connection: ConnectionId, frame: Bytes) -> bool {
         let link = self.links.get_mut(&connection);
         if let Some(link) = link.filter(|link| !link.is_cut) {
-            link.down.push_back(frame);
+            link.down.push_back((now, frame));
             return true;
         }
         false
@@ -77,7 +82,7 @@ impl Net {
     }
 
     /// Some of what is under way to one client arrives: the client, the connection, the frames.
-    pub(crate) fn deliver(&mut self, dice: &mut Dice) -> Option<(usize, ConnectionId, Vec<Bytes>)> {
+    pub(crate) fn deliver(&mut self, dice: &mut Dice) -> Option<Delivered> {
         let busy: Vec<_> = self.links.iter().filter(|(_, link)| !link.down.is_empty()).collect();
         let (id, _) = *busy.get(dice.index(busy.len().max(1)))?;
         let id = *id;
@@ -104,7 +109,7 @@ impl Net {
     }
 
     /// The broker died: of what it had sent the front may still arrive.
-    pub(crate) fn fall(&mut self, dice: &mut Dice) -> Vec<(usize, ConnectionId, Vec<Bytes>)> {
+    pub(crate) fn fall(&mut self, dice: &mut Dice) -> Vec<Delivered> {
         let links = std::mem::take(&mut self.links).into_iter();
         let open = links.filter(|(_, link)| !link.is_cut);
         open.map(|(id, mut link)| {

@@ -12,16 +12,14 @@ use crate::client::{Client, Commits, Delays, Phase, Surroundings};
 use crate::faults::Faults;
 use crate::host::Host;
 use crate::ledger::Ledger;
-use crate::net::{Arrival, Net};
+use crate::net::{Arrival, Delivered, Net};
 use crate::plan::Plan;
 use crate::tap::Tap;
 use crate::trace::Trace;
 use crate::wire;
-use bytes::Bytes;
 use posthouse_broker::Exit;
 use posthouse_checker::Report;
 use posthouse_checker::history::Event;
-use posthouse_engine::input::ConnectionId;
 use posthouse_engine::{Input, Now, Time};
 use posthouse_protocol::{Reply, StartEpoch, Timestamp};
 use posthouse_storage::checkpointer::Task;
@@ -188,15 +186,16 @@ impl World {
     }
 
     fn clients_hear(&mut self) {
-        if let Some((client, connection, frames)) = self.net.deliver(&mut self.dice) {
-            self.hear(client, connection, frames);
+        if let Some(delivered) = self.net.deliver(&mut self.dice) {
+            self.hear(delivered);
         }
     }
 
-    fn hear(&mut self, client: usize, connection: ConnectionId, frames: Vec<Bytes>) {
+    fn hear(&mut self, (client, connection, frames): Delivered) {
         self.with_client(client, |client, around| {
             if client.session().connection == Some(connection) {
-                for frame in frames {
+                for (left, frame) in frames {
+                    client.session().lived = left;
                     let (to, reply, tail) = wire::read_reply(&frame);
                     if let Reply::Refused(_) = &reply {
                         around.refusals += 1;
@@ -296,7 +295,7 @@ impl World {
         for (connection, frame) in host.take_frames() {
             self.trace.frame(self.now, connection.0, &frame);
             self.ledger.left(connection, &frame);
-            self.net.send_down(connection, frame);
+            self.net.send_down(self.now, connection, frame);
         }
     }
 }

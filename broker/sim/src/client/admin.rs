@@ -154,7 +154,6 @@ impl Client for Admin {
         reply: Reply,
         _: &Bytes,
     ) {
-        self.session.answered(to);
         if self.redriving.is_some_and(|asked| asked.0 == to) {
             let outcome = if let Reply::Refused(refusal) = reply {
                 refused(refusal.code)

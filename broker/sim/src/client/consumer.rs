@@ -362,7 +362,6 @@ impl Client for Consumer {
         reply: Reply,
         tail: &Bytes,
     ) {
-        self.session.answered(to);
         if let Some(committing) = self.committing.as_mut().filter(|at| at.asked(to)) {
             if let Some((settling, became)) = committing.receive(around, &reply) {
                 self.committed(around, &settling, became);

@@ -325,7 +325,6 @@ impl Client for Producer {
         reply: Reply,
         _: &Bytes,
     ) {
-        self.session.answered(to);
         if let Reply::ProducerOpened(opened) = reply {
             assert_eq!(self.opening.take(), Some(to), "an answer to what was asked");
             self.identity = Some((opened.producer, opened.epoch));

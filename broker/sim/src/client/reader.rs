@@ -178,7 +178,6 @@ impl Client for Reader {
         reply: Reply,
         tail: &Bytes,
     ) {
-        self.session.answered(to);
         if let Some(committing) = self.committing.as_mut().filter(|at| at.asked(to)) {
             if let Some((cursor, became)) = committing.receive(around, &reply) {
                 let outcome = match became {

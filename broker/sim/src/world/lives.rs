@@ -99,8 +99,10 @@ impl World {
 
     /// Every connection is lost with the broker.
     pub(super) fn part(&mut self) {
-        for (client, connection, frames) in self.net.fall(&mut self.dice) {
-            self.hear(client, connection, frames);
+        for delivered in self.net.fall(&mut self.dice) {
+            let (client, connection, ..) = &delivered;
+            let (client, connection) = (*client, *connection);
+            self.hear(delivered);
             self.with_client(client, |client, around| {
                 if client.session().connection == Some(connection) {
                     client.lost(around);
