@@ -36,6 +36,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Rows that wait longer than this to be claimed, while the broker takes nothing, are read again: they
+/// may have been changed, or the database set back.
+const READY_MAX: Duration = Duration::from_secs(1);
+
 /// One relay. See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Machine {
@@ -75,8 +79,9 @@ pub(crate) struct Machine {
     gone: Vec<RowId>,
     /// Rows to be set aside that are in no claim.
     bad: Vec<(RowId, String)>,
-    /// Rows of the next claim and their weight.
+    /// Rows of the next claim, when they were read, and their weight.
     ready: Vec<RowId>,
+    ready_since: Time,
     ready_bytes: u64,
     /// What a claim may weigh; less than the setting if the broker found one too large.
     bytes_max: u64,
@@ -165,6 +170,7 @@ impl Machine {
             gone: Vec::new(),
             bad: Vec::new(),
             ready: Vec::new(),
+            ready_since: Time(0),
             ready_bytes: 0,
             bytes_max: settings.bytes_max,
             closing: None,
@@ -193,6 +199,7 @@ impl Machine {
     /// The next thing to do now; `None` until something happens or [`Self::deadline`] comes.
     pub(crate) fn poll(&mut self, now: Now) -> Option<Action> {
         self.close_if_due(now.at);
+        self.read_again_if_old(now.at);
         if let Some(note) = self.notes.pop_front() {
             return Some(Action::Note(note));
         }

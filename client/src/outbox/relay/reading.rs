@@ -105,6 +105,8 @@ impl Reading {
                 return Some(range.first);
             }
             self.gaps.open(range.first, range.last, now.after(life));
+            // A look under way does not ask for them.
+            self.is_woken = true;
             self.due = now;
         }
         None

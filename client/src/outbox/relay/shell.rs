@@ -180,12 +180,15 @@ impl<S: Store> Shell<S> {
         self.look = self.reader.take().map(|reader| job.start(reader));
     }
 
-    /// Encodes the next claim while the one before it is recorded. What does not encode is said when
-    /// it is claimed.
+    /// Encodes the next claim while the one before it is recorded. One that does not encode, which was
+    /// looked at before, ends the relay when it is claimed.
     fn encode_ahead(&mut self) {
         let ready = self.machine.ready();
         if !ready.is_empty() && !self.ahead.as_ref().is_some_and(|commit| commit.is_of(ready)) {
-            self.ahead = query::commit(ready, std::mem::take(&mut self.scanned)).ok();
+            match query::commit(ready, std::mem::take(&mut self.scanned)) {
+                Ok(commit) => self.ahead = Some(commit),
+                Err(error) => tracing::error!(owner = self.owner, %error, "rows do not encode"),
+            }
         }
     }
 

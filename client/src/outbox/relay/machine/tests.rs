@@ -464,6 +464,24 @@ fn rows_read_ahead_wait_until_a_claim_is_taken() {
     assert_eq!((acked, done, claim.unwrap().rows), (1, vec![RowId(1)], vec![RowId(2)]));
 }
 
+#[test]
+fn rows_that_waited_for_long_are_read_again_before_they_are_claimed() {
+    let mut rig = Rig::working_with(Settings { rows_max: 1, depth: 1, ..Settings::default() });
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[1]);
+    rig.steps();
+    rig.sends();
+    rig.scans(&[2]);
+    rig.at(2_000);
+    assert_eq!(rig.wish(), None);
+
+    rig.is_told(1, Sent::Accepted);
+
+    assert_eq!(rig.scans(&[1, 3]), (vec![], RowId(0)));
+    let (acked, done, claim) = rig.steps();
+    assert_eq!((acked, done, claim.unwrap().rows), (1, vec![RowId(1)], vec![RowId(3)]));
+}
+
 /// By the time it is answered others may have handed over and deleted what it found.
 #[test]
 fn look_from_before_the_lease_was_lost_is_not_used() {

@@ -1,7 +1,8 @@
 //! Reading rows, claiming them, noting what the broker has, and what keeps all that going.
 
 use super::{
-    Candidate, Draft, End, Flight, Machine, Note, Now, OnPoison, Phase, Query, Sent, Time, Verdict,
+    Candidate, Draft, End, Flight, Machine, Note, Now, OnPoison, Phase, Query, READY_MAX, Sent,
+    Time, Verdict,
 };
 use crate::outbox::RowId;
 use std::time::Duration;
@@ -51,6 +52,13 @@ impl Machine {
     /// Whether rows may be read: those of one claim at a time wait to be claimed.
     pub(super) const fn reads_on(&self) -> bool {
         self.looking.is_none() && self.ready.is_empty()
+    }
+
+    /// Rows that waited for long are not claimed as they were read.
+    pub(super) fn read_again_if_old(&mut self, now: Time) {
+        if self.can_claim() && self.ready_since.after(READY_MAX) < now {
+            self.forget_rows();
+        }
     }
 
     fn can_claim(&self) -> bool {
@@ -133,6 +141,7 @@ impl Machine {
             }
         }
         let count = taken.len();
+        self.ready_since = now;
         self.reading.take(taken.into_iter(), now, self.settings.gap_life);
         self.reading.plan(count, is_cut, now, &self.settings);
         self.forget_gaps_by_mistake();
