@@ -68,10 +68,12 @@ impl Model {
             Event::TopicTrimmed(event) => {
                 let start = event.start.0;
                 self.topic(event.id).present.retain(|offset| *offset >= start);
-                for subscription in self.subscriptions.values_mut() {
-                    if subscription.topic == event.id {
-                        subscription.unsettled.retain(|offset| *offset >= start);
-                    }
+                let of_it = self.subscriptions.iter_mut().filter(|it| it.1.topic == event.id);
+                for (id, subscription) in of_it {
+                    let kept = subscription.unsettled.split_off(&start);
+                    let gone = std::mem::replace(&mut subscription.unsettled, kept);
+                    // It may have been handed out in the same step, before.
+                    self.settled_lately.extend(gone.into_iter().map(|at| (*id, Offset(at))));
                 }
             }
             Event::TopicDeleted(event) => {
