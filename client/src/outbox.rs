@@ -18,6 +18,6 @@ pub use new_row::{EnqueueError, NewRow};
 pub use relay::{OnPoison, Relay, RelayError, RelayErrorKind, RelayHandle, RelayState, RelayStats};
 pub use row::{Row, RowId};
 pub use store::{
-    Claim, Description, Lag, OutboxId, Park, Parked, RowRange, Standing, Step, Store, StoreError,
-    StoreErrorKind,
+    Claim, Description, Lag, OutboxId, Park, Parked, RowRange, SCHEMA_VERSIONS, Standing, Step,
+    Store, StoreError, StoreErrorKind,
 };

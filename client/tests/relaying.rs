@@ -447,12 +447,12 @@ async fn relay_that_has_ended_says_why_as_often_as_it_is_asked() {
 async fn tables_of_another_version_end_the_relay() {
     let (_broker, client) = started().await;
     let database = Memory::new();
-    database.with(|tables| tables.description.schema_version = 2);
+    database.with(|tables| tables.description.schema_version = 3);
 
     let error = relay(&database, &client).spawn().ended().await.unwrap_err();
 
     assert_eq!(error.kind(), RelayErrorKind::NotInstalled);
-    assert!(error.to_string().contains("version 2"), "{error}");
+    assert!(error.to_string().contains("version 3"), "{error}");
 }
 
 #[tokio::test]

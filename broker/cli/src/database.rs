@@ -112,6 +112,15 @@ impl Outbox {
         }
     }
 
+    /// See `posthouse_client::outbox::sql::Sql::upgrade`.
+    pub(crate) fn upgrade(&self, from: u32) -> String {
+        match self {
+            Self::Sqlite(outbox) => outbox.upgrade(from),
+            Self::Postgres(outbox) => outbox.upgrade(from),
+            Self::Mysql(outbox) => outbox.upgrade(from),
+        }
+    }
+
     pub(crate) async fn describe(&self) -> Result<Description, Failure> {
         self.look().await.map_err(|error| undescribed(&error))
     }

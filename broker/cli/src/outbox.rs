@@ -7,8 +7,9 @@ use crate::time;
 use clap::{Args, Subcommand};
 use posthouse_broker::config::ByteSize;
 use posthouse_client::Timestamp;
-use posthouse_client::outbox::{Description, Lag, Parked, RowId};
+use posthouse_client::outbox::{Description, Lag, Parked, RowId, SCHEMA_VERSIONS};
 use serde::Serialize;
+use std::cmp::Ordering;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +21,13 @@ An outbox is some tables in the application's own database: a message is inserte
 transaction of the work that it tells of, and a relay (posthouse relay, or one inside the
 application) hands it over to the broker once that is committed. From SQL, a trigger for example:
   INSERT INTO posthouse_outbox (topic, body) VALUES ('orders', 'a lamp for Ada')";
+
+const DDL: &str = "\
+Examples:
+  posthouse outbox ddl --database postgres://localhost/shop
+  posthouse outbox ddl --database sqlite:shop.db --from 1
+
+Nothing is connected to: only the kind of database and the prefix matter.";
 
 const PARKED: &str = "\
 Examples:
@@ -46,9 +54,19 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Make the tables of outbox and inbox; what is there already stays as it is
+    /// Make the tables of outbox and inbox, or bring them up to date; what is in them stays
     #[command(after_help = "Example:\n  posthouse outbox install --database sqlite:shop.db")]
     Install(Chosen),
+    /// Print what install would run, for a tool that keeps the database's schema
+    #[command(after_help = DDL)]
+    Ddl {
+        #[command(flatten)]
+        chosen: Chosen,
+
+        /// The version of the tables that are there, as `status` shows it; 0: there are none
+        #[arg(long, value_name = "VERSION", default_value_t = 0)]
+        from: u32,
+    },
     /// Print what waits, what is parked, and who hands it over
     #[command(after_help = "Example:\n  posthouse outbox status --database sqlite:shop.db --json")]
     Status(Chosen),
@@ -102,6 +120,11 @@ impl Outbox {
                 let done = Installed { installed: true };
                 output.print(&done, format_args!("the tables are there: {}", chosen.shown()))
             }
+            Action::Ddl { chosen, from } => {
+                let text = chosen.outbox()?.upgrade(from);
+                let shown = if text.is_empty() { "-- up to date" } else { text.trim_end() };
+                output.print(&Ddl { sql: &text }, shown)
+            }
             Action::Status(chosen) => {
                 let outbox = chosen.outbox()?;
                 let status = (outbox.describe().await?, outbox.lag().await?);
@@ -137,6 +160,11 @@ impl Outbox {
 #[derive(Serialize)]
 struct Installed {
     installed: bool,
+}
+
+#[derive(Serialize)]
+struct Ddl<'a> {
+    sql: &'a str,
 }
 
 #[derive(Serialize)]
@@ -180,6 +208,7 @@ impl Which {
 struct Status<'a> {
     database: &'a str,
     outbox: String,
+    version: u32,
     waiting: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_ms: Option<u64>,
@@ -203,6 +232,7 @@ fn print_status(
         return output.object(&Status {
             database: &database,
             outbox: found.outbox.to_string(),
+            version: found.schema_version,
             waiting: lag.rows,
             oldest_ms: oldest,
             parked: lag.parked,
@@ -212,6 +242,13 @@ fn print_status(
         });
     }
     output.line(format_args!("outbox      {} in {database}", found.outbox))?;
+    let version = found.schema_version;
+    let advice = match version.cmp(SCHEMA_VERSIONS.end()) {
+        Ordering::Less => ": posthouse outbox install brings them up to date",
+        Ordering::Equal => "",
+        Ordering::Greater => ": newer than this program",
+    };
+    output.line(format_args!("tables      version {version}{advice}"))?;
     let age = lag.oldest.map_or_else(String::new, |age| {
         format!(", the oldest for {}.{:03} s", age.as_secs(), age.subsec_millis())
     });

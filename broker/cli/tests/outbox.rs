@@ -247,6 +247,33 @@ fn status_counts_a_hundred_thousand_and_says_when_there_are_more() {
 }
 
 #[test]
+fn printed_statements_make_the_tables_and_bring_them_up_to_date() {
+    let site = Site::new(&[]);
+    let file = site.path("shop.db");
+    let database = format!("sqlite:{}", text(&file));
+    let outbox = |arguments: &[&str]| {
+        let mut all = vec!["outbox"];
+        all.extend(arguments);
+        all.extend(["--database", &database]);
+        ok("nowhere:1", &all)
+    };
+    let connection = Connection::open(&file).unwrap();
+    connection.execute_batch(&outbox(&["ddl"])).unwrap();
+    let status = outbox(&["status"]);
+    let present = status.lines().find(|line| line.starts_with("tables")).unwrap().to_owned();
+    assert_eq!(present, "tables      version 2");
+
+    connection.execute_batch("UPDATE posthouse_outbox_state SET schema_version = 1").unwrap();
+    let status = outbox(&["status"]);
+    assert!(status.contains("version 1: posthouse outbox install brings"), "{status}");
+    connection.execute_batch(&outbox(&["ddl", "--from", "1"])).unwrap();
+    assert!(outbox(&["status"]).contains(&present));
+    assert_eq!(outbox(&["ddl", "--from", "2"]), "-- up to date\n");
+    connection.execute_batch("UPDATE posthouse_outbox_state SET schema_version = 3").unwrap();
+    assert!(outbox(&["status"]).contains("version 3: newer than this program"));
+}
+
+#[test]
 fn postgresql_and_mariadb_are_relayed_alike() {
     let (postgres, mariadb) = (Postgres::shared(), MariaDb::shared());
     let (one, other) = (postgres.create_database().unwrap(), mariadb.create_database().unwrap());

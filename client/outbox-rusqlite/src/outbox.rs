@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 /// [`Self::relay`] needs a runtime.
 ///
 /// The application's connection must be one to the same file, in any journal mode and with any
-/// `synchronous` setting: a message is handed over only after it is on disk.
+/// `synchronous` setting but `OFF`: a message is handed over only after it is on disk.
 ///
 /// Messages reach the broker in the order in which their transactions committed.
 #[derive(Clone, Debug)]
@@ -71,8 +71,9 @@ impl Outbox {
         Ok(self)
     }
 
-    /// Makes the tables, and the file, if they are not there. Any number of processes may do it at
-    /// the same time.
+    /// Makes the tables, and the file, if they are not there, and brings tables of an older version
+    /// up to date, with what is in them; programs of the version before go on working. Any number of
+    /// processes may do it at the same time. Newer tables stay as they are.
     ///
     /// # Errors
     ///
@@ -81,10 +82,17 @@ impl Outbox {
         self.tables.install(&self.database)
     }
 
-    /// What [`Self::install`] runs, for those who keep their schema elsewhere.
+    /// What [`Self::install`] runs where there are no tables, for those who keep their schema
+    /// elsewhere.
     #[must_use]
     pub fn ddl(&self) -> String {
-        self.tables.ddl()
+        self.upgrade(0)
+    }
+
+    /// What [`Self::install`] runs on tables of this version; nothing if they are up to date.
+    #[must_use]
+    pub fn upgrade(&self, from: u32) -> String {
+        self.tables.upgrade(from)
     }
 
     /// Puts a message into the outbox, as part of the caller's open transaction: it is sent if that

@@ -6,9 +6,7 @@ use crate::database::Database;
 use crate::error::Error;
 use decode::number;
 use posthouse_client::Offset;
-use posthouse_client::outbox::sql::{
-    Arrival, Dialect, Floor, SCHEMA_VERSION, Sql, same_sqlite, sqlite_identity,
-};
+use posthouse_client::outbox::sql::{Arrival, Dialect, Floor, Sql, same_sqlite, sqlite_identity};
 use posthouse_client::outbox::{
     Claim, Description, Lag, NewRow, OutboxId, Park, Parked, Row, RowId, RowRange, Standing, Step,
 };
@@ -52,8 +50,8 @@ impl Tables {
         Ok(Self { sql: sql.map_err(|error| Error::invalid("name the tables", error))? })
     }
 
-    pub(crate) fn ddl(&self) -> String {
-        self.sql.ddl().into_iter().map(|statement| statement + ";\n").collect()
+    pub(crate) fn upgrade(&self, from: u32) -> String {
+        self.sql.upgrade(from).into_iter().map(|statement| statement + ";\n").collect()
     }
 
     pub(crate) fn install(&self, database: &Database) -> Result<(), Error> {
@@ -61,9 +59,19 @@ impl Tables {
         let failed = |error| Error::database("make the outbox tables", error);
         let identity = sqlite_identity(Path::new(connection.path().unwrap_or_default()));
         let tx = immediate(&mut connection)?;
-        tx.execute_batch(&self.ddl()).map_err(failed)?;
+        let version = self.installed(&tx).map_err(failed)?;
+        tx.execute_batch(&self.upgrade(version)).map_err(failed)?;
         tx.execute(&self.sql.belongs(&identity), []).map_err(failed)?;
         tx.commit().map_err(Error::commit)
+    }
+
+    /// The version of the tables, zero if there are none.
+    fn installed(&self, tx: &Transaction<'_>) -> rusqlite::Result<u32> {
+        if tx.query_row(&self.sql.is_installed(), [], |_row| Ok(())).optional()?.is_none() {
+            return Ok(0);
+        }
+        let version = tx.query_row(&self.sql.installed(), [], |row| row.get(0)).optional()?;
+        Ok(version.unwrap_or_default())
     }
 
     pub(crate) fn enqueue(&self, tx: &Transaction<'_>, row: &NewRow) -> Result<(), Error> {
@@ -90,23 +98,16 @@ impl Tables {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(4)?))
         });
         let found = row.optional().map_err(failed)?;
-        let Some((id, version, belongs_to, owner)) = found else {
+        let Some((id, schema_version, belongs_to, owner)) = found else {
             return Err(Error::not_installed("the outbox has no state".to_owned()));
         };
-        let version: u32 = version;
-        if version != SCHEMA_VERSION {
-            let text = format!(
-                "they are of version {version}, this program is for version {SCHEMA_VERSION}"
-            );
-            return Err(Error::not_installed(text));
-        }
         let belongs_to: String = belongs_to;
         let found_in = sqlite_identity(Path::new(connection.path().unwrap_or_default()));
         let is_same = same_sqlite(&belongs_to, &found_in);
         let found_in = if is_same { belongs_to.clone() } else { found_in };
         Ok(Description {
             outbox: OutboxId(id),
-            schema_version: version,
+            schema_version,
             belongs_to,
             found_in,
             owner,
@@ -388,7 +389,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (tables, connection) =
             (Tables::default(), Connection::open(folder.path().join("shop.db")).unwrap());
-        connection.execute_batch(&tables.ddl()).unwrap();
+        connection.execute_batch(&tables.upgrade(0)).unwrap();
         for (mode, expected) in [("WAL", None), ("MEMORY", Some("memory")), ("OFF", Some("off"))] {
             connection.pragma_update(None, "journal_mode", mode).unwrap();
             let warning = tables.describe(&connection).unwrap().durability_warning;
@@ -399,7 +400,7 @@ mod tests {
 
     fn database() -> (Tables, Connection) {
         let (tables, connection) = (Tables::default(), Connection::open_in_memory().unwrap());
-        connection.execute_batch(&tables.ddl()).unwrap();
+        connection.execute_batch(&tables.upgrade(0)).unwrap();
         (tables, connection)
     }
 

@@ -6,7 +6,7 @@ mod support;
 
 use posthouse_client::Message;
 use posthouse_client::outbox::{
-    Claim, Park, RowId, RowRange, Standing, Step, Store as _, StoreErrorKind,
+    Claim, Park, RowId, RowRange, SCHEMA_VERSIONS, Standing, Step, Store as _, StoreErrorKind,
 };
 use posthouse_outbox_rusqlite::{Error, Outbox, SqliteStore};
 use rusqlite::TransactionBehavior;
@@ -185,9 +185,33 @@ async fn database_that_is_locked_or_not_there_is_said_so() {
     let missing = Outbox::new(shop.file("missing.db")).store().describe().await.unwrap_err();
     assert_eq!(missing.kind(), StoreErrorKind::Permanent);
     assert!(missing.to_string().contains("missing.db"), "{missing}");
-    shop.connect().execute("UPDATE posthouse_outbox_state SET schema_version = 2", []).unwrap();
-    let newer = store.describe().await.unwrap_err();
-    assert_eq!(newer.kind(), StoreErrorKind::NotInstalled, "{newer}");
+}
+
+#[tokio::test]
+async fn older_tables_are_brought_up_to_date_with_what_is_in_them_and_newer_ones_stay() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("shop.db");
+    let outbox = Outbox::new(&file);
+    let first = outbox.ddl().strip_suffix(&outbox.upgrade(1)).unwrap().to_owned();
+    let mut connection = rusqlite::Connection::open(&file).unwrap();
+    connection.execute_batch(&first).unwrap();
+    let tx = connection.transaction().unwrap();
+    let _ = outbox.enqueue(&tx, Message::new("a lamp").to("orders")).unwrap();
+    tx.commit().unwrap();
+    let mut store = outbox.store();
+    let before = store.describe().await.unwrap();
+    assert_eq!(before.schema_version, 1);
+
+    outbox.install().unwrap();
+
+    let after = store.describe().await.unwrap();
+    assert_eq!((after.schema_version, after.outbox), (*SCHEMA_VERSIONS.end(), before.outbox));
+    assert_eq!(found(&mut store, 0).await, [1]);
+    let newer = "UPDATE posthouse_outbox_state SET schema_version = 3; DROP TABLE posthouse_inbox";
+    connection.execute_batch(newer).unwrap();
+    outbox.install().unwrap();
+    assert_eq!(store.describe().await.unwrap().schema_version, 3);
+    assert!(connection.execute_batch("SELECT * FROM posthouse_inbox").is_err(), "made again");
 }
 
 async fn found(store: &mut SqliteStore, after: u64) -> Vec<u64> {

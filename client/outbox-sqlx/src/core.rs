@@ -1,7 +1,8 @@
 //! Transactions of the application with rows of the outbox in them, for any kind of database.
 
-use crate::driver::{Driver, is_short, transaction};
+use crate::driver::{Driver, is_short};
 use crate::error::Error;
+use crate::rows::odd;
 use crate::sends::Bell;
 use crate::store::{Tables, place};
 use crate::unbroken::unbroken;
@@ -86,6 +87,27 @@ impl<D: Driver> Core<D> {
         Ok(self.bell())
     }
 
+    /// Waits for the other transactions that hold the row's key, and holds it until this one ends.
+    pub(crate) async fn enqueue_ordered(
+        &self,
+        connection: &mut D::Connection,
+        row: NewRow,
+    ) -> Result<Bell, Error> {
+        let key = row.key.as_ref().ok_or(EnqueueError::NoKey)?;
+        let rows = std::slice::from_ref(&row);
+        match self.sql.order_key(key) {
+            // One round trip. The insert gets its number behind the lock.
+            Some(lock) if is_short(rows) => {
+                let insert = self.sql.enqueue_literally(rows);
+                D::run(connection, format!("{lock};\n{insert}")).await?;
+                return Ok(self.bell());
+            }
+            Some(lock) => drop(D::run(connection, lock).await?),
+            None => {}
+        }
+        self.enqueue(connection, rows).await
+    }
+
     /// Inserts rows at the end of a transaction of [`Self::begin`], commits it, and wakes the relay.
     pub(crate) async fn finish(
         &self,
@@ -115,17 +137,32 @@ impl<D: Driver> Core<D> {
     }
 }
 
+/// In one transaction where the database has that for tables; elsewhere each statement stands alone,
+/// and does nothing if it was run before.
 async fn install<D: Driver>(connection: &mut D::Connection, sql: &Sql) -> sqlx::Result<()> {
-    let mut statements = sql.ddl();
+    let mut begin: Vec<_> = D::BEGIN.iter().copied().map(str::to_owned).collect();
     if D::DIALECT == Dialect::Postgres {
-        statements.insert(0, format!("SELECT pg_advisory_xact_lock({INSTALL_LOCK})"));
+        begin.push(format!("SELECT pg_advisory_xact_lock({INSTALL_LOCK})"));
     }
-    D::run(connection, transaction::<D>(&statements)).await?;
+    D::run(connection, begin.join(";\n")).await?;
+    let mut statements = sql.upgrade(installed::<D>(connection, sql).await?);
+    statements.push("COMMIT".to_owned());
+    D::run(connection, statements.join(";\n")).await?;
     let place = place::<D>(connection).await?;
     if !place.is_empty() {
         D::run(connection, sql.belongs(&place)).await?;
     }
     Ok(())
+}
+
+/// The version of the tables, zero if there are none.
+async fn installed<D: Driver>(connection: &mut D::Connection, sql: &Sql) -> sqlx::Result<u32> {
+    if D::query(connection, sql.is_installed()).await?.is_empty() {
+        return Ok(0);
+    }
+    let rows = D::query(connection, sql.installed()).await?;
+    let version = rows.first().map(|row| D::number(row, 0)).transpose()?.flatten();
+    u32::try_from(version.unwrap_or_default()).map_err(|_| odd("a version of the tables is odd"))
 }
 
 /// The rows for messages.

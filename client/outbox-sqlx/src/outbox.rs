@@ -29,8 +29,10 @@ macro_rules! outbox {
                 Ok(Self { core: self.core.prefix(prefix)? })
             }
 
-            /// Makes the tables of outbox and inbox if they are not there. Any number of processes
-            /// may do it at the same time.
+            /// Makes the tables of outbox and inbox if they are not there, and brings those of an
+            /// older version up to date, with what is in them; programs of the version before go on
+            /// working meanwhile. Any number of processes may do it at the same time. It only looks
+            /// if there is nothing to do, newer tables included.
             ///
             /// # Errors
             ///
@@ -39,10 +41,18 @@ macro_rules! outbox {
                 self.core.install().await
             }
 
-            /// What [`Self::install`] runs, for those who keep their schema elsewhere.
+            /// What [`Self::install`] runs where there are no tables, for those who keep their schema
+            /// elsewhere.
             #[must_use]
             pub fn ddl(&self) -> String {
-                self.core.sql.ddl().iter().map(|statement| format!("{statement};\n")).collect()
+                self.upgrade(0)
+            }
+
+            /// What [`Self::install`] runs on tables of this version; nothing if they are up to date.
+            #[must_use]
+            pub fn upgrade(&self, from: u32) -> String {
+                let statements = self.core.sql.upgrade(from);
+                statements.iter().map(|statement| format!("{statement};\n")).collect()
             }
 
             /// Puts a message into the outbox as part of the caller's open transaction: it is sent
@@ -50,7 +60,8 @@ macro_rules! outbox {
             ///
             /// One insert. It never retries, commits or sets savepoints. Lock what the message's key
             /// stands for before (an `UPDATE` or `SELECT .. FOR UPDATE` of it does), and messages of
-            /// one key are sent in the order of their transactions.
+            /// one key are sent in the order of their transactions; [`Self::enqueue_ordered`] locks
+            /// the key itself.
             ///
             /// # Cancellation
             ///
@@ -66,6 +77,31 @@ macro_rules! outbox {
                 outgoing: Outgoing,
             ) -> Result<Bell, Error> {
                 self.core.enqueue(tx, &[NewRow::new(outgoing)?]).await
+            }
+
+            /// Like [`Self::enqueue`], and keeps the order of the messages of one key whether or not
+            /// anything else is locked: before the insert it waits for every other transaction that
+            /// has enqueued a message of this key in this way, and others wait for this one.
+            ///
+            /// Two transactions that take several keys in different orders can wait for each other;
+            /// the database ends one of them then. On PostgreSQL the lock is an advisory one, and
+            /// `posthouse_order_key` takes it in SQL; on MariaDB and MySQL it is a row of
+            /// `posthouse_outbox_order`; on SQLite whoever writes is alone already.
+            ///
+            /// # Cancellation
+            ///
+            /// As [`Self::enqueue`].
+            ///
+            /// # Errors
+            ///
+            /// As [`Self::enqueue`]; [`EnqueueError::NoKey`](posthouse_client::outbox::EnqueueError)
+            /// of a message without a key.
+            pub async fn enqueue_ordered(
+                &self,
+                tx: &mut Transaction<'_, $db>,
+                outgoing: Outgoing,
+            ) -> Result<Bell, Error> {
+                self.core.enqueue_ordered(tx, NewRow::new(outgoing)?).await
             }
 
             /// Like [`Self::enqueue`] for several messages, in their order, with few statements.

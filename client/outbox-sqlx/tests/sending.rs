@@ -380,13 +380,18 @@ async fn functions_and_triggers_send() {
          CREATE TRIGGER sold AFTER INSERT ON sales FOR EACH ROW \
          CALL posthouse_enqueue('orders', NEW.article, 'k', '', 0); \
          INSERT INTO sales VALUES ('three'); \
-         CALL posthouse_enqueue('orders', 'four', NULL, NULL, NULL)",
+         CALL posthouse_enqueue('orders', 'four', NULL, NULL, NULL); \
+         CALL posthouse_enqueue_as(X'0102030405060708090a0b0c0d0e0f10', 'orders', 'named', NULL, \
+         NULL, NULL)",
     )
     .execute(&pool)
     .await
     .unwrap();
     let relay = outbox.relay(&client).spawn();
     assert_eq!(bodies(&mut billing, 2).await, ["three", "four"]);
+    let named = tokio::time::timeout(SECONDS, billing.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!((&named.body()[..], named.id().0[15]), (&b"named"[..], 16));
+    named.ack().await.unwrap();
     relay.shutdown().await.unwrap();
 
     let (pool, _kept) = support::sqlite::pool().await;

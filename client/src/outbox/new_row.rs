@@ -89,6 +89,8 @@ pub enum EnqueueError {
         /// How much is taken.
         limit: usize,
     },
+    /// An order was asked for among the messages of a key, and the message has none.
+    NoKey,
     /// Something that an outbox cannot carry.
     Unsupported {
         /// What.
@@ -103,6 +105,7 @@ impl fmt::Display for EnqueueError {
             Self::TooLarge { what, found, limit } => {
                 write!(f, "message with a {what} of {found}: at most {limit}")
             }
+            Self::NoKey => f.write_str("message without a key: it has no order to keep"),
             Self::Unsupported { what } => {
                 write!(f, "message with {what}: an outbox cannot carry that, publish it directly")
             }

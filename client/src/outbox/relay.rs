@@ -41,6 +41,8 @@ const BYTES_LIMIT: u64 = 8 << 20;
 const DEPTH_LIMIT: usize = 64;
 /// A shorter lease would be lost whenever the database pauses.
 const LEASE_MIN: Duration = Duration::from_secs(1);
+/// Shortest wait between looks.
+const POLL_MIN: Duration = Duration::from_millis(1);
 
 /// A relay being configured; [`Relay::spawn`] starts it.
 #[derive(Debug)]
@@ -54,7 +56,8 @@ pub struct Relay<S> {
 }
 
 impl<S: Store> Relay<S> {
-    /// A relay from this database, over connections of its own, two while it works, to the broker of this client.
+    /// A relay from this database, over connections of its own, two while it works, to the broker of
+    /// this client.
     pub fn new(store: S, client: Client) -> Self {
         let settings = settings();
         Self { store, client, name: "relay".to_owned(), settings, bell: Arc::default() }
@@ -99,8 +102,24 @@ impl<S: Store> Relay<S> {
         self
     }
 
+    /// How long the relay waits between looks while nothing comes, from the first wait to the
+    /// longest: 20 ms to 1 s unless set, and 1 ms at least.
+    pub fn poll(mut self, shortest: Duration, longest: Duration) -> Self {
+        self.settings.poll_min = shortest.max(POLL_MIN);
+        self.settings.poll_max = longest.max(self.settings.poll_min);
+        self
+    }
+
+    /// For how long the order of a key holds: its messages come in the order of their transactions
+    /// if none of these stays open for longer than this after its insert. 60 s unless set; for that
+    /// time, each look asks for the numbers that rolled back transactions have left, too.
+    pub fn late_commits(mut self, longest: Duration) -> Self {
+        self.settings.gap_life = longest;
+        self
+    }
+
     /// Whoever commits a row in this process rings it; then the relay looks at once instead of
-    /// within 20 ms to 1 s.
+    /// waiting, see [`Self::poll`].
     pub fn bell(mut self, bell: Arc<Notify>) -> Self {
         self.bell = bell;
         self

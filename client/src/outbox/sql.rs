@@ -9,12 +9,12 @@
 mod enqueue;
 mod identity;
 mod inbox;
+mod order;
 mod relay;
 mod schema;
 
 pub use identity::{same_sqlite, sqlite_identity};
 pub use inbox::{Arrival, Floor};
-pub use schema::SCHEMA_VERSION;
 
 use super::row::RowId;
 use super::store::{OutboxId, RowRange};

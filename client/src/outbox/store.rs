@@ -13,6 +13,7 @@ use super::row::{Row, RowId};
 use posthouse_protocol::{MessageId, Timestamp};
 use std::fmt;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// The outbox tables of one database, as a relay sees them.
@@ -117,12 +118,15 @@ pub trait Store: Send + Sized + 'static {
     fn discard(&mut self, ids: &[RowId]) -> impl Future<Output = Result<u64, StoreError>> + Send;
 }
 
+/// The versions of the tables that this program works with. Newer ones are left to newer programs.
+pub const SCHEMA_VERSIONS: RangeInclusive<u32> = 1..=2;
+
 /// What an outbox is and who works it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// The outbox; names its producer at the broker.
     pub outbox: OutboxId,
-    /// Version of the tables.
+    /// Version of the tables, see [`SCHEMA_VERSIONS`].
     pub schema_version: u32,
     /// The database that the outbox belongs to, as noted when it was installed or adopted; empty if
     /// this kind of database cannot tell.

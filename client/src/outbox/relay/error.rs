@@ -1,6 +1,7 @@
 //! Why a relay ended by itself.
 
 use super::machine::End;
+use crate::outbox::SCHEMA_VERSIONS;
 use std::fmt;
 
 /// Why a relay ended by itself, and what to do about it.
@@ -68,8 +69,14 @@ fn text(end: &End, said: &str) -> String {
     match end {
         End::Shutdown => "shut down".to_owned(),
         End::NotInstalled { found: Some(found) } => format!(
-            "the outbox tables have version {found}, which this relay does not know: run \
-             `install()` of its version"
+            "the outbox tables have version {found}, and this program works with versions {} to \
+             {}: {}",
+            SCHEMA_VERSIONS.start(),
+            SCHEMA_VERSIONS.end(),
+            match found < SCHEMA_VERSIONS.start() {
+                true => "run `install()` to bring them up to date",
+                false => "a newer program made them, use one that is as new",
+            }
         ),
         End::NotInstalled { found: None } => {
             format!("the outbox is not installed ({said}): run `install()`")

@@ -1,258 +1,127 @@
-//! The tables.
+//! The tables, as a list of versions. A version only adds: programs of the one before it go on
+//! working with its tables, so that a fleet of them need not be stopped for it.
+
+mod first;
+mod second;
 
 use super::{Dialect, Sql};
+use crate::outbox::store::SCHEMA_VERSIONS;
 
-/// The version of the tables that these statements work on.
-pub const SCHEMA_VERSION: u32 = 1;
+/// What makes a version of the tables from those of the version before, or from none.
+type Upgrade = fn(&Sql) -> Vec<String>;
+
+/// The upgrades in order: the first makes version 1. Its text stands in `golden/` and never changes,
+/// because it is what an installed version is.
+const UPGRADES: [Upgrade; 2] = [Sql::first_version, Sql::second_version];
+
+const _: () =
+    assert!(*SCHEMA_VERSIONS.end() as usize == UPGRADES.len(), "each version has its upgrade");
 
 impl Sql {
-    /// Statements that make the tables, each of which does nothing if its part is there already.
-    ///
-    /// For a schema tool: put a semicolon behind each. An `install()` of a driver runs them, and may
-    /// be run by many at once.
+    /// Statements that make the tables where there are none. For a schema tool: put a semicolon
+    /// behind each.
     #[must_use]
     pub fn ddl(&self) -> Vec<String> {
-        match self.dialect {
-            Dialect::Postgres => self.postgres(),
-            Dialect::Mysql => self.mysql(),
-            Dialect::Sqlite => self.sqlite(),
+        self.upgrade(0)
+    }
+
+    /// Statements that make tables of the present version from those of an older one, from none if
+    /// that is 0; no statements if there is nothing to do.
+    ///
+    /// Each does nothing if its part is there already. An `install()` of a driver finds out the
+    /// version and runs them, and may be run by many at once.
+    #[must_use]
+    pub fn upgrade(&self, from: u32) -> Vec<String> {
+        let versions = (1..).zip(UPGRADES);
+        let above = versions.filter(|(version, _)| *version > from);
+        above.flat_map(|(version, upgrade)| self.version(version, upgrade)).collect()
+    }
+
+    fn version(&self, version: u32, upgrade: Upgrade) -> Vec<String> {
+        let mut statements = upgrade(self);
+        if version > 1 {
+            let state = self.table("outbox_state");
+            statements.push(format!(
+                "UPDATE {state} SET schema_version = {version} WHERE schema_version < {version}"
+            ));
         }
+        statements
     }
 
-    /// The tables, without their options.
-    fn tables(&self) -> [(&'static str, String); 7] {
-        let types = Types::of(self.dialect);
-        let [row, parked] = [
-            (types.numbered.to_owned(), types.checked_id),
-            (format!("{} PRIMARY KEY", types.integer), types.id),
-        ]
-        .map(|(number, id)| {
-            let Types { integer, text, name, bytes, fresh_id, .. } = types;
-            format!(
-                "id {number}, message_id {id} NOT NULL DEFAULT {fresh_id}, \
-                     topic {name} NOT NULL, message_key {bytes}, \
-                     headers {text} NOT NULL DEFAULT (''), body {bytes} NOT NULL, \
-                     due_at {integer} NOT NULL DEFAULT 0, \
-                     created_at {integer} NOT NULL DEFAULT ({})",
-                self.now()
-            )
-        });
-        let Types { integer, text, id, .. } = types;
-        let parked = format!("{parked}, reason {text} NOT NULL, parked_at {integer} NOT NULL");
-        let state = format!(
-            "one {integer} PRIMARY KEY CHECK (one = 1), outbox_id {id} NOT NULL, \
-             schema_version {integer} NOT NULL, belongs_to {text} NOT NULL, owner {text}, \
-             epoch {integer} NOT NULL, lease_until {integer} NOT NULL, \
-             claimed {integer} NOT NULL, acked {integer} NOT NULL"
-        );
-        let claim = format!(
-            "sequence {integer} PRIMARY KEY, row_ids {text} NOT NULL, \
-             digest {integer} NOT NULL, claimed_at {integer} NOT NULL"
-        );
-        let [inbox, floor, cursor] = inbox_tables(types);
-        [
-            ("outbox", row),
-            ("outbox_parked", parked),
-            ("outbox_state", state),
-            ("outbox_claim", claim),
-            ("inbox", inbox),
-            ("inbox_floor", floor),
-            ("stream_cursor", cursor),
-        ]
-    }
-
-    /// The only row of the state, with an id made by the database.
-    fn first_state(&self, fresh_id: &str, belongs_to: &str) -> String {
+    /// Gives one row if there is a table that knows its version, see [`Self::installed`].
+    #[must_use]
+    pub fn is_installed(&self) -> String {
         let state = self.table("outbox_state");
-        format!(
-            "INSERT INTO {state} (one, outbox_id, schema_version, belongs_to, epoch, lease_until, \
-             claimed, acked) SELECT 1, {fresh_id}, {SCHEMA_VERSION}, {belongs_to}, 0, 0, 0, 0"
-        )
-    }
-
-    fn sqlite(&self) -> Vec<String> {
-        let mut statements: Vec<_> = self
-            .tables()
-            .iter()
-            .map(|(name, columns)| {
-                format!("CREATE TABLE IF NOT EXISTS {} ({columns}) STRICT", self.table(name))
-            })
-            .collect();
-        statements.push(format!(
-            "CREATE INDEX IF NOT EXISTS {0}_by_place ON {0} (consumer, source, place)",
-            self.table("inbox")
-        ));
-        let state = self.first_state("randomblob(16)", "''");
-        statements.push(format!("{state} WHERE true ON CONFLICT DO NOTHING"));
-        statements
-    }
-
-    fn postgres(&self) -> Vec<String> {
-        // Rows live for milliseconds: the tables are vacuumed often and with little to do.
-        let options = "WITH (fillfactor = 100, autovacuum_vacuum_scale_factor = 0, \
-                       autovacuum_vacuum_threshold = 5000, \
-                       autovacuum_vacuum_insert_scale_factor = 0.2, \
-                       autovacuum_vacuum_cost_delay = 0)";
-        let mut statements = Vec::new();
-        for (name, columns) in self.tables() {
-            let table = self.table(name);
-            let options = match name {
-                "outbox" | "outbox_claim" => options,
-                "outbox_state" => "WITH (fillfactor = 10)",
-                _ => "",
-            };
-            statements.push(format!("CREATE TABLE IF NOT EXISTS {table} ({columns}) {options}"));
-        }
-        // Bodies are read once: compressing them costs more than it saves.
-        for name in ["outbox", "outbox_parked"] {
-            let table = self.table(name);
-            statements.push(format!("ALTER TABLE {table} ALTER COLUMN body SET STORAGE EXTERNAL"));
-        }
-        let (prefix, inbox) = (&self.prefix, self.table("inbox"));
-        statements.push(format!(
-            "CREATE INDEX IF NOT EXISTS {inbox}_by_place ON {inbox} (consumer, source, place)"
-        ));
-        statements.push(format!(
-            "CREATE OR REPLACE FUNCTION {prefix}enqueue(topic text, body bytea, \
-             message_key bytea DEFAULT NULL, headers text DEFAULT '', due_at bigint DEFAULT 0, \
-             message_id uuid DEFAULT gen_random_uuid()) RETURNS uuid LANGUAGE sql AS $body$ \
-             INSERT INTO {prefix}outbox (topic, body, message_key, headers, due_at, message_id) \
-             VALUES ($1, $2, $3, $4, $5, $6) RETURNING message_id $body$"
-        ));
-        // A function keeps its plan in the session, whatever session it is called in: making one takes
-        // longer than the insert.
-        let insert = self.inbox_insert_of(&["$1", "$2", "$3", "$4", "$5", "$6", "$7"]);
-        statements.push(format!(
-            "CREATE OR REPLACE FUNCTION {prefix}inbox_admit(text, uuid, text, bigint, bigint, \
-             bigint, bigint) RETURNS boolean LANGUAGE plpgsql SET lock_timeout = '5s' AS $body$ \
-             BEGIN {insert}; RETURN FOUND; END $body$"
-        ));
-        let state = self.first_state("gen_random_uuid()", &self.found_in());
-        statements.push(format!("{state} ON CONFLICT DO NOTHING"));
-        statements
-    }
-
-    fn mysql(&self) -> Vec<String> {
-        let mut statements: Vec<_> = self
-            .tables()
-            .iter()
-            .map(|(name, columns)| {
-                // Text in an expression of a default is of the session's character set.
-                let index = match *name {
-                    "inbox" => ", INDEX by_place (consumer, source, place)",
-                    _ => "",
-                };
-                let table = self.table(name);
-                let options = "ENGINE = InnoDB ROW_FORMAT = DYNAMIC";
-                format!("CREATE TABLE IF NOT EXISTS {table} ({columns}{index}) {options}")
-            })
-            .collect();
-        let prefix = &self.prefix;
-        let text = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
-        statements.push(format!(
-            "CREATE PROCEDURE IF NOT EXISTS {prefix}enqueue(topic VARCHAR(200) {text}, \
-             body LONGBLOB, message_key LONGBLOB, headers LONGTEXT {text}, due_at BIGINT) \
-             INSERT INTO {prefix}outbox (topic, body, message_key, headers, due_at) \
-             VALUES (topic, body, message_key, COALESCE(headers, ''), COALESCE(due_at, 0))"
-        ));
-        let state = self.first_state("UNHEX(REPLACE(UUID(), '-', ''))", &self.found_in());
-        statements.push(state.replacen("INSERT", "INSERT IGNORE", 1));
-        statements
-    }
-
-    /// An expression that tells one database from its copies, and not from itself after a restore
-    /// or on the replica that took over; empty where SQL cannot tell.
-    pub(super) fn found_in(&self) -> String {
         match self.dialect {
-            Dialect::Postgres => format!(
-                "(SELECT system_identifier FROM pg_control_system()) || '/' || current_database() \
-                 || '/' || (SELECT relnamespace::regnamespace::text FROM pg_class \
-                 WHERE oid = '{}'::regclass)",
-                self.table("outbox_state")
+            Dialect::Postgres => format!("SELECT 1 WHERE to_regclass('{state}') IS NOT NULL"),
+            Dialect::Mysql => format!(
+                "SELECT 1 FROM information_schema.tables \
+                 WHERE table_schema = DATABASE() AND table_name = '{state}'"
             ),
-            // A server's own id changes with every failover.
-            Dialect::Mysql => "DATABASE()".to_owned(),
-            Dialect::Sqlite => "''".to_owned(),
+            Dialect::Sqlite => {
+                format!("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{state}'")
+            }
         }
+    }
+
+    /// Gives the version that is installed, or no row.
+    #[must_use]
+    pub fn installed(&self) -> String {
+        let version = self.integer("schema_version");
+        format!("SELECT {version} FROM {}", self.table("outbox_state"))
     }
 }
 
-/// What a dialect calls the types.
-#[derive(Clone, Copy)]
-struct Types {
-    integer: &'static str,
-    text: &'static str,
-    /// Of a topic, a subscription or a consumer.
-    name: &'static str,
-    /// Of a topic and its subscription.
-    source: &'static str,
-    bytes: &'static str,
-    id: &'static str,
-    /// An id that has its length, whoever inserts it.
-    checked_id: &'static str,
-    fresh_id: &'static str,
-    numbered: &'static str,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Types {
-    const fn of(dialect: Dialect) -> Self {
-        match dialect {
-            Dialect::Postgres => Self {
-                integer: "bigint",
-                text: "text",
-                name: "text",
-                source: "text",
-                bytes: "bytea",
-                id: "uuid",
-                checked_id: "uuid",
-                fresh_id: "gen_random_uuid()",
-                numbered: "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
-            },
-            Dialect::Mysql => Self {
-                integer: "BIGINT",
-                text: "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
-                name: "VARCHAR(200) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
-                source: "VARCHAR(401) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
-                bytes: "LONGBLOB",
-                id: "BINARY(16)",
-                checked_id: "BINARY(16)",
-                fresh_id: "(UNHEX(REPLACE(UUID(), '-', '')))",
-                numbered: "BIGINT AUTO_INCREMENT PRIMARY KEY",
-            },
-            // Text is welcome where bytes are expected, so that plain SQL is easy to write.
-            Dialect::Sqlite => Self {
-                integer: "INTEGER",
-                text: "TEXT",
-                name: "TEXT",
-                source: "TEXT",
-                bytes: "ANY",
-                id: "BLOB",
-                checked_id: "BLOB CHECK (length(message_id) = 16)",
-                fresh_id: "(randomblob(16))",
-                numbered: "INTEGER PRIMARY KEY AUTOINCREMENT",
-            },
+    const DIALECTS: [(Dialect, [&str; 2]); 3] = [
+        (
+            Dialect::Postgres,
+            [
+                include_str!("schema/golden/postgres_1.sql"),
+                include_str!("schema/golden/postgres_2.sql"),
+            ],
+        ),
+        (
+            Dialect::Mysql,
+            [include_str!("schema/golden/mysql_1.sql"), include_str!("schema/golden/mysql_2.sql")],
+        ),
+        (
+            Dialect::Sqlite,
+            [
+                include_str!("schema/golden/sqlite_1.sql"),
+                include_str!("schema/golden/sqlite_2.sql"),
+            ],
+        ),
+    ];
+
+    fn text(statements: &[String]) -> String {
+        statements.iter().map(|statement| format!("{statement};\n")).collect()
+    }
+
+    #[test]
+    fn each_version_is_what_it_was_when_it_was_installed_first() {
+        for (dialect, golden) in DIALECTS {
+            let sql = Sql::standard(dialect);
+            for ((version, upgrade), golden) in (1..).zip(UPGRADES).zip(golden) {
+                let text = text(&sql.version(version, upgrade));
+                assert_eq!(text, golden, "{dialect:?} version {version}");
+            }
         }
     }
-}
 
-fn inbox_tables(types: Types) -> [String; 3] {
-    let Types { integer, name, source, id, .. } = types;
-    [
-        format!(
-            "consumer {name} NOT NULL, message_id {id} NOT NULL, source {source} NOT NULL, \
-             place {integer} NOT NULL, fence_epoch {integer} NOT NULL, \
-             fence_counter {integer} NOT NULL, received_at {integer} NOT NULL, \
-             PRIMARY KEY (consumer, message_id)"
-        ),
-        format!(
-            "consumer {name} NOT NULL, source {source} NOT NULL, floor_place {integer} NOT NULL, \
-             fence_epoch {integer} NOT NULL, fence_counter {integer} NOT NULL, \
-             older_than {integer} NOT NULL, raised_at {integer} NOT NULL, \
-             PRIMARY KEY (consumer, source)"
-        ),
-        format!(
-            "consumer {name} NOT NULL, source {source} NOT NULL, next_place {integer} NOT NULL, \
-             saved_at {integer} NOT NULL, PRIMARY KEY (consumer, source)"
-        ),
-    ]
+    #[test]
+    fn upgrade_starts_behind_the_version_that_is_there() {
+        for (dialect, [first, second]) in DIALECTS {
+            let sql = Sql::standard(dialect);
+
+            assert_eq!(text(&sql.ddl()), format!("{first}{second}"));
+            assert_eq!(text(&sql.upgrade(1)), second);
+            for newest in [2, 3, u32::MAX] {
+                assert_eq!(sql.upgrade(newest), Vec::<String>::new());
+            }
+        }
+    }
 }

@@ -5,12 +5,10 @@ use super::{
     BrokerFault, Call, Doubt, Draft, End, Flight, Machine, Note, Now, Phase, Producer, Query,
     Standing, Sweep, Then, Window,
 };
-use crate::outbox::Claim;
+use crate::outbox::{Claim, SCHEMA_VERSIONS};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The version of the tables that this relay understands.
-pub(crate) const SCHEMA_VERSION: u32 = 1;
 /// A producer's epoch has 32 bits at the broker.
 const EPOCH_MAX: u64 = u32::MAX as u64;
 /// So often may the broker's epoch be found above that of the lease.
@@ -18,7 +16,7 @@ const RAISES_MAX: u32 = 3;
 
 impl Machine {
     pub(super) fn on_described(&mut self, schema_version: u32, is_copied: bool) {
-        if schema_version != SCHEMA_VERSION {
+        if !SCHEMA_VERSIONS.contains(&schema_version) {
             self.end(End::NotInstalled { found: Some(schema_version) });
         } else if is_copied && self.settings.copied == Doubt::Halt {
             self.end(End::Copied);
