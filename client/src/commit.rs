@@ -51,8 +51,10 @@ const ROOM_LEAST: usize = 4 << 10;
 /// ```
 ///
 /// When it returns, all of it is on disk if any topic or subscription in it is `synced`. At most
-/// 10,000 messages, deliveries and cursors together, and as many bytes as the broker takes in one
-/// batch (8 MiB less a little, unless it is configured otherwise).
+/// 10,000 messages, deliveries and cursors together, in at most 4,096 groups (the messages of a topic
+/// are one, those of it that are delayed another; so are the settlements of a kind of a subscription,
+/// and each cursor), and as many bytes as the broker takes in one batch (8 MiB less a little, unless it
+/// is configured otherwise).
 ///
 /// Over lost connections the same bytes are sent again, under the same number, so that it happens
 /// once. Commits made at the same time go side by side, in no particular order; a
@@ -104,7 +106,8 @@ impl Commit {
         Self { core, lane, sequence, parts: Parts::default(), timeout }
     }
 
-    /// Adds a message. Messages for one topic keep their order and lie side by side.
+    /// Adds a message. Messages for one topic keep their order and lie side by side, except that
+    /// delayed ones come when they are due.
     pub fn publish(self, topic: impl Into<String>, message: impl Into<Message>) -> Self {
         self.send(message.into().to(topic))
     }

@@ -99,7 +99,7 @@ impl Parts {
             let (topic, subscription) = (topic.as_str().to_owned(), name.clone());
             key.operations.push(Place::Cursor { topic, subscription });
         }
-        at_most("Commit.operations", operations.len(), limits::LIST_ENTRIES_MAX as usize)?;
+        at_most("Commit.groups", operations.len(), limits::LIST_ENTRIES_MAX as usize)?;
         let head = operations.iter().map(head_bytes).sum::<usize>() + OPERATION_BYTES;
         at_most("Commit.head", head, limits::HEAD_BYTES_MAX as usize)?;
         Ok(Assembled { operations, tail, key })
@@ -301,6 +301,8 @@ mod tests {
         assert_eq!(field(Parts::assemble(many, &[], &[], MAX)), ("Commit.operations", false));
         let large = vec![to("a", &"x".repeat(600)), to("b", &"x".repeat(600))];
         assert_eq!(field(Parts::assemble(large, &[], &[], 1000)), ("Commit.batches", false));
+        let cursors: Vec<_> = (0..=limits::LIST_ENTRIES_MAX).map(|_| cursor()).collect();
+        assert_eq!(field(Parts::assemble(vec![], &[], &cursors, MAX)), ("Commit.groups", false));
         let key = Message::new("x").key(vec![0; 2000]).to("a");
         assert!(field(Parts::assemble(vec![key], &[], &[], MAX)).1);
         let empty = Parts::assemble(Vec::new(), &[], &[], MAX);
