@@ -21,13 +21,18 @@ pub(super) const TOPIC: &str = "bench";
 /// Bytes of each message.
 const BODY: usize = 256;
 
-/// A message as it is sent everywhere here; its body starts with `stamp`.
+/// A message as it is sent everywhere here.
 pub(super) fn message(account: u64, stamp: u64) -> Message {
+    Message::new(Bytes::from(body(stamp))).key(account.to_le_bytes().to_vec())
+}
+
+/// A body, which starts with `stamp`.
+pub(super) fn body(stamp: u64) -> Vec<u8> {
     let mut body = vec![b'x'; BODY];
     if let Some(front) = body.first_chunk_mut() {
         *front = stamp.to_le_bytes();
     }
-    Message::new(Bytes::from(body)).key(account.to_le_bytes().to_vec())
+    body
 }
 
 /// The stamp of a body.

@@ -47,6 +47,9 @@ const KINDS: [(Kind, &str); 4] = [
 ];
 
 pub(super) async fn run(options: &Options) -> Result<(), Failed> {
+    if !options.databases.contains(&Database::Postgres) {
+        return Err("outbox-latency runs on PostgreSQL only".into());
+    }
     let dir = tempfile::tempdir_in(&options.common.dir)?;
     let probe = Probe::new(dir.path())?;
     let (rate, seconds) =
@@ -171,7 +174,7 @@ impl Way {
             Self::Rival(business, rival) => {
                 let mut tx = business.pool.begin().await?;
                 update(&mut tx, step).await?;
-                Rival::enqueue(&mut tx, step).await?;
+                Rival::enqueue(&mut tx, account(step), step).await?;
                 tx.commit().await?;
                 let done = clock::now();
                 rival.ring();

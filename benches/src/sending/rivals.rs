@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use posthouse_client::{Client, Publisher};
+use posthouse_client::{Client, Message, Publisher};
+use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Postgres, Row as _, Transaction};
 use tokio::sync::Notify;
 
 use super::Failed;
-use super::business::{TOPIC, message};
+use super::business::{TOPIC, body};
 
 /// Rows that are read at a time.
 const BATCH: i64 = 500;
@@ -21,7 +22,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// How a relay finds the rows that it has not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
-    /// `FOR UPDATE SKIP LOCKED` and a status column.
+    /// `FOR UPDATE SKIP LOCKED`; what was sent is deleted by the same transaction.
     SkipLocked,
     /// A cursor over (transaction id, row id) below `pg_snapshot_xmin`.
     XminFrontier,
@@ -38,14 +39,13 @@ pub(super) struct Rival {
 impl Rival {
     pub(super) async fn set_up(method: Method, pool: PgPool) -> Result<Self, Failed> {
         let tables: &[&'static str] = match method {
-            Method::SkipLocked => &[
-                "CREATE TABLE rival (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
-                 stamp bigint NOT NULL, sent boolean NOT NULL DEFAULT false)",
-                "CREATE INDEX ON rival (id) WHERE NOT sent",
-            ],
+            Method::SkipLocked => {
+                &["CREATE TABLE rival (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
+                 topic text NOT NULL, key bytea, body bytea NOT NULL)"]
+            }
             Method::XminFrontier => {
                 &["CREATE TABLE rival (id bigint GENERATED ALWAYS AS IDENTITY, \
-                 stamp bigint NOT NULL, xid xid8 NOT NULL DEFAULT pg_current_xact_id(), \
+                 topic text NOT NULL, key bytea, body bytea NOT NULL, xid xid8 NOT NULL DEFAULT pg_current_xact_id(), \
                  PRIMARY KEY (xid, id))"]
             }
         };
@@ -57,10 +57,12 @@ impl Rival {
 
     pub(super) async fn enqueue(
         tx: &mut Transaction<'_, Postgres>,
+        account: u64,
         stamp: u64,
     ) -> Result<(), Failed> {
-        let insert = "INSERT INTO rival (stamp) VALUES ($1)";
-        sqlx::query(insert).bind(i64::try_from(stamp)?).execute(&mut **tx).await?;
+        let insert = "INSERT INTO rival (topic, key, body) VALUES ($1, $2, $3)";
+        let (key, body) = (account.to_le_bytes().to_vec(), body(stamp));
+        sqlx::query(insert).bind(TOPIC).bind(key).bind(body).execute(&mut **tx).await?;
         Ok(())
     }
 
@@ -86,24 +88,16 @@ impl Rival {
 
     async fn skip_locked(&self, publisher: &Publisher) -> Result<usize, Failed> {
         let mut tx = self.pool.begin().await?;
-        let select = "SELECT id, stamp FROM rival WHERE NOT sent ORDER BY id LIMIT $1 \
-                      FOR UPDATE SKIP LOCKED";
+        let select = "SELECT id, key, body FROM rival ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED";
         let rows = sqlx::query(select).bind(BATCH).fetch_all(&mut *tx).await?;
-        let mut ids = Vec::new();
-        let mut stamps = Vec::new();
-        for row in &rows {
-            ids.push(row.try_get::<i64, _>(0)?);
-            stamps.push(row.try_get::<i64, _>(1)?);
-        }
-        publish(publisher, &stamps).await?;
+        publish(publisher, &rows).await?;
+        let ids = rows.iter().map(|row| row.try_get::<i64, _>("id"));
+        let ids = ids.collect::<Result<Vec<_>, _>>()?;
         if !ids.is_empty() {
-            let update = "UPDATE rival SET sent = true WHERE id = ANY($1)";
-            sqlx::query(update).bind(ids).execute(&mut *tx).await?;
+            let delete = "DELETE FROM rival WHERE id = ANY($1)";
+            sqlx::query(delete).bind(ids).execute(&mut *tx).await?;
         }
         tx.commit().await?;
-        if !rows.is_empty() {
-            sqlx::query("DELETE FROM rival WHERE sent").execute(&self.pool).await?;
-        }
         Ok(rows.len())
     }
 
@@ -112,17 +106,13 @@ impl Rival {
         publisher: &Publisher,
         cursor: &mut (String, i64),
     ) -> Result<usize, Failed> {
-        let select = "SELECT xid::text, id, stamp FROM rival \
+        let select = "SELECT xid::text, id, key, body FROM rival \
                       WHERE (xid, id) > ($1::xid8, $2) \
                       AND xid < pg_snapshot_xmin(pg_current_snapshot()) \
                       ORDER BY xid, id LIMIT $3";
         let query = sqlx::query(select).bind(cursor.0.clone()).bind(cursor.1).bind(BATCH);
         let rows = query.fetch_all(&self.pool).await?;
-        let mut stamps = Vec::new();
-        for row in &rows {
-            stamps.push(row.try_get::<i64, _>(2)?);
-        }
-        publish(publisher, &stamps).await?;
+        publish(publisher, &rows).await?;
         if let Some(last) = rows.last() {
             *cursor = (last.try_get(0)?, last.try_get(1)?);
             let delete = "DELETE FROM rival WHERE (xid, id) <= ($1::xid8, $2)";
@@ -133,10 +123,11 @@ impl Rival {
     }
 }
 
-async fn publish(publisher: &Publisher, stamps: &[i64]) -> Result<(), Failed> {
+async fn publish(publisher: &Publisher, rows: &[PgRow]) -> Result<(), Failed> {
     let mut pending = Vec::new();
-    for stamp in stamps {
-        pending.push(publisher.submit(message(0, u64::try_from(*stamp)?)).await?);
+    for row in rows {
+        let (key, body): (Vec<u8>, Vec<u8>) = (row.try_get("key")?, row.try_get("body")?);
+        pending.push(publisher.submit(Message::new(body).key(key)).await?);
     }
     for receipt in pending {
         receipt.await?;
