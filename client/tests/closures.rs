@@ -1,5 +1,6 @@
 //! Every call that takes a closure compiles where users have it: in a spawned task, with a captured
-//! `Arc` and a borrow of a local. Nothing here runs; that it compiles is the test.
+//! `Arc` and a borrow of a local; `Consumer::run` keeps its closure, which borrows what it owns then.
+//! Nothing here runs; that it compiles is the test.
 
 #![expect(clippy::disallowed_methods, reason = "what users do")]
 

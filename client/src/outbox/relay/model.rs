@@ -1,5 +1,6 @@
 //! Every interleaving, within bounds, of writers, two relays, a database, a broker and a network that
-//! delays, reorders, loses and repeats; with crashes of each. The relays are the real machines.
+//! delays, reorders, loses and repeats; relays and broker crash, the database breaks connections and
+//! leaves transactions open. The relays are the real machines.
 
 mod broker;
 mod database;

@@ -89,7 +89,7 @@ pub(crate) const SUITES: &[Suite] = &[
     ),
     suite(
         "fault matrix",
-        "a fault at each of 26 places from transaction to transaction, 4 databases",
+        "a fault at each place from transaction to transaction, 4 databases",
         &[TEST, "--locked", "-p", "posthouse-trials", "--test", "matrix", "--", "--nocapture"],
         &[],
     ),
