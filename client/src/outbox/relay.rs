@@ -70,7 +70,8 @@ impl<S: Store> Relay<S> {
     }
 
     /// How long the lease lasts without being prolonged: so long after a relay was killed another
-    /// one takes over. At least 1 s; 15 s unless set. A shutdown gives it back at once.
+    /// one takes over. At least 1 s; 15 s unless set. A shutdown gives it back at once. A look at the
+    /// table may take as long, too, before its connection is given up.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease.max(LEASE_MIN);
         self

@@ -36,8 +36,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Rows that wait longer than this to be claimed, while the broker takes nothing, are read again: they
-/// may have been changed, or the database set back.
+/// Rows that wait longer than this to be claimed, while the broker takes nothing or the claim before
+/// them is recorded, are read again: they may have been changed, or the database set back.
 const READY_MAX: Duration = Duration::from_secs(1);
 
 /// One relay. See the module.
@@ -422,6 +422,10 @@ impl Machine {
     }
 
     fn on_result(&mut self, now: Now, asked: Asked, answer: Result<Answer, DatabaseFault>) {
+        if asked.query == Query::Lag {
+            // Also one that is of no use: it took its time all the same.
+            self.lag.looked(now.at.since(asked.since), None, now.at, &self.settings);
+        }
         if asked.is_stale {
             return;
         }
@@ -461,11 +465,8 @@ impl Machine {
                 let took = now.at.since(asked.since);
                 self.on_swept(now.at, took, (through, limit), &ids);
             }
-            (Query::Lag, Answer::Lag) => {
-                let took = now.at.since(asked.since);
-                self.lag.looked(took, None, now.at, &self.settings);
-            }
-            // The epoch is another one: somebody else has taken the lease.
+            (Query::Lag, Answer::Lag) => {}
+            // Somebody else has taken the lease, or the database was set back.
             (_, Answer::Done(false)) => self.start_over(now.at, Duration::ZERO),
             (query, answer) => debug_assert!(false, "{answer:?} does not answer {query:?}"),
         }
@@ -493,12 +494,20 @@ impl Machine {
     /// deleted by then.
     fn forget_rows(&mut self) {
         self.forget_look();
-        let waiting = self.ready.drain(..).chain(self.bad.drain(..).map(|(row, _)| row));
-        for row in waiting {
-            self.held.remove(&row);
+        self.let_wait();
+        self.reading = Reading::new(&self.settings);
+    }
+
+    /// Takes back the rows that were read and are not claimed; gives them ascending.
+    fn let_wait(&mut self) -> Vec<RowId> {
+        let bad = self.bad.drain(..).map(|(row, _)| row);
+        let mut rows: Vec<_> = self.ready.drain(..).chain(bad).collect();
+        rows.sort_unstable();
+        for row in &rows {
+            self.held.remove(row);
         }
         self.ready_bytes = 0;
-        self.reading = Reading::new(&self.settings);
+        rows
     }
 
     fn forget_look(&mut self) {

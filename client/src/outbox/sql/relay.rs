@@ -199,16 +199,15 @@ impl Sql {
         let (state, claims) = (self.table("outbox_state"), self.table("outbox_claim"));
         let claimed = claim.as_ref().map_or(from.claimed, |claim| claim.sequence);
         let after = Standing { epoch: from.epoch, claimed, acked: *acked };
-        // For the same reason PostgreSQL looks for the state once: each version of it is one more to
-        // step over.
+        // PostgreSQL looks for the state once: while a transaction elsewhere keeps its versions, each
+        // of them is one more to step over.
         let is_one_statement = self.dialect == Dialect::Postgres;
         let (held, stood, at) = if is_one_statement {
             ("EXISTS (SELECT 1 FROM s0)".to_owned(), "s0".to_owned(), "true".to_owned())
         } else {
             (self.held(&after), state.clone(), stands(&after))
         };
-        // Those up to `from.acked` went with an earlier step. Where a transaction elsewhere keeps dead
-        // rows from being cleaned up, as in PostgreSQL, they would be stepped over each time.
+        // Those up to `from.acked` went with an earlier step, and would be stepped over likewise.
         let claims_done = format!("sequence > {} AND sequence <= {acked}", from.acked);
         let mut statements = vec![
             format!(
@@ -283,7 +282,7 @@ impl Sql {
     }
 
     /// Gives one row: how many rows, age of the oldest in milliseconds or null, how many parked; each
-    /// number up to [`Lag::COUNTED_MAX`]. A relay at work asks this between a look and the next renewal of its lease.
+    /// number up to [`Lag::COUNTED_MAX`].
     #[must_use]
     pub fn lag(&self) -> String {
         let (outbox, now) = (self.table("outbox"), self.now());

@@ -430,6 +430,29 @@ fn what_waits_is_counted_seldom_however_often_the_relay_starts_over() {
 }
 
 #[test]
+fn count_that_came_to_nothing_is_not_repeated_at_once() {
+    for answer in [Ok(Answer::Lag), Err(DatabaseFault::Transient)] {
+        let mut rig = Rig::new(Settings::default());
+        rig.acquires(standing(1, 0, 0));
+        rig.compares(Producer::Unknown);
+        rig.opens(1, 0);
+        rig.answers(Answer::Claims(Vec::new()));
+        rig.scans(&[]);
+        assert_eq!(rig.look(), Query::Lag);
+        rig.machine.start_over(Time(0), Duration::ZERO);
+        rig.at(3_000);
+        rig.machine.handle(rig.now, Input::Looked(answer));
+        rig.acquires(standing(2, 0, 0));
+        rig.compares(Producer::Unknown);
+        rig.opens(2, 0);
+        rig.answers(Answer::Claims(Vec::new()));
+        rig.scans(&[]);
+
+        assert_eq!(rig.wish(), None);
+    }
+}
+
+#[test]
 fn rows_are_read_while_the_claim_before_them_is_recorded_and_no_further() {
     let mut rig = Rig::working_with(Settings { rows_max: 2, ..Settings::default() });
     rig.machine.handle(rig.now, Input::Wake);
@@ -477,9 +500,38 @@ fn rows_that_waited_for_long_are_read_again_before_they_are_claimed() {
 
     rig.is_told(1, Sent::Accepted);
 
-    assert_eq!(rig.scans(&[1, 3]), (vec![], RowId(0)));
+    let gap = RowRange { first: RowId(2), last: RowId(2) };
+    assert_eq!(rig.scans(&[3]), (vec![gap], RowId(2)));
     let (acked, done, claim) = rig.steps();
     assert_eq!((acked, done, claim.unwrap().rows), (1, vec![RowId(1)], vec![RowId(3)]));
+}
+
+#[test]
+fn rows_too_scattered_to_be_asked_for_are_read_from_the_beginning_and_each_once() {
+    let settings = Settings { depth: 1, gaps_max: 2, ..Settings::default() };
+    let mut rig = Rig::working_with(settings);
+    rig.machine.handle(rig.now, Input::Wake);
+    rig.scans(&[1]);
+    rig.steps();
+    rig.sends();
+    rig.at(20);
+    rig.scans(&[2, 4, 6]);
+    rig.machine.sweep = Sweep::default();
+    assert!(matches!(rig.query(), Query::Sweep { through: RowId(6), .. }));
+    rig.at(2_000);
+
+    rig.is_told(1, Sent::Accepted);
+    assert!(matches!(rig.look(), Query::Scan { after: RowId(0), .. }));
+    rig.machine.handle(rig.now, Input::Database(Ok(Answer::Swept([2, 4, 6].map(RowId).into()))));
+    rig.finds(&[1, 2]);
+
+    let gap = RowRange { first: RowId(3), last: RowId(3) };
+    assert_eq!(rig.machine.reading.gaps.ranges(), [], "nothing above what was read");
+    assert_eq!(rig.steps().2.unwrap().rows, [RowId(2)]);
+    rig.sends();
+    rig.at(2_020);
+    assert_eq!(rig.scans(&[4]), (vec![], RowId(2)));
+    assert_eq!(rig.machine.reading.gaps.ranges(), [gap]);
 }
 
 /// By the time it is answered others may have handed over and deleted what it found.

@@ -54,10 +54,14 @@ impl Machine {
         self.looking.is_none() && self.ready.is_empty()
     }
 
-    /// Rows that waited for long are not claimed as they were read.
+    /// Rows that waited for long are not claimed as they were read. They are asked for like rows that
+    /// come late, or all is read from the beginning if they are too scattered for that.
     pub(super) fn read_again_if_old(&mut self, now: Time) {
         if self.can_claim() && self.ready_since.after(READY_MAX) < now {
-            self.forget_rows();
+            let rows = self.let_wait();
+            if self.reading.reopen(&rows, now, self.settings.gap_life).is_some() {
+                self.forget_rows();
+            }
         }
     }
 
@@ -192,7 +196,10 @@ impl Machine {
         (through, limit): (RowId, u32),
         ids: &[RowId],
     ) {
-        let is_left = |id: &&RowId| !self.held.contains(id) && !self.reading.gaps.contains(**id);
+        // What is above is read anyway; asked for twice it would come twice.
+        let seen = self.reading.seen;
+        let is_known = |id: &RowId| self.held.contains(id) || self.reading.gaps.contains(*id);
+        let is_left = |id: &&RowId| **id <= seen && !is_known(id);
         let left: Vec<RowId> = ids.iter().filter(is_left).copied().collect();
         let overflow = self.reading.reopen(&left, now, self.settings.gap_life);
         let is_full = ids.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
