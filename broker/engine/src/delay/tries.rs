@@ -99,6 +99,8 @@ impl Try {
         if self.from.is_none() {
             return room.due_by(now.wall, self.count);
         }
+        // The clock was set back: what is due by it now may stand before that place.
+        self.from = self.from.map(|from| if from.0 <= now.wall { from } else { FRONT });
         let mut next: Vec<_> = self.behind(room, now.wall, self.count).map(|due| due.1).collect();
         // Not before the end is reached, or what lies there would never be.
         if next.is_empty() && self.unread.take_if(|unread| unread.again <= now.mono).is_some() {

@@ -326,6 +326,21 @@ fn messages_that_cannot_be_read_hold_up_none_behind_them() {
 }
 
 #[test]
+fn message_that_is_due_before_one_that_cannot_be_read_comes_when_the_clock_was_set_back() {
+    let (mut shell, topic, mut sender) = usual();
+    let now = shell.now.wall.0;
+    receipt(shell.publish_due(&mut sender, topic, &[("", now + 2_000)]));
+    shell.unreadable = [Offset(0)].into();
+    shell.advance(2_500);
+    shell.now.wall = Timestamp(now);
+
+    receipt(shell.publish_due(&mut sender, topic, &[("a", now + 50)]));
+    shell.advance(1_500);
+
+    assert_eq!(bodies(&mut shell, "orders"), ["a"]);
+}
+
+#[test]
 fn message_that_can_be_read_is_not_passed_over_with_those_due_within_the_same_second() {
     let (mut shell, topic, mut sender) = usual();
     let now = shell.now.wall.0;

@@ -2,7 +2,7 @@
 
 use crate::State;
 use crate::effect::Append;
-use crate::event::{Event, Published, SubscriptionCreated};
+use crate::event::{Event, HandedOut, Published, SubscriptionCreated};
 use posthouse_protocol::settings::{Durability, Retention};
 use posthouse_protocol::{LogIndex, Offset, PartitionId, SubscriptionId, Timestamp, TopicId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +15,8 @@ pub(super) struct Model {
     batches: BTreeMap<(TopicId, Offset), (LogIndex, bool)>,
     /// What waits of each topic, and until when.
     waiting: BTreeMap<PartitionId, (TopicId, BTreeMap<u64, Timestamp>)>,
-    /// What was settled since the last look.
-    settled_lately: BTreeSet<(SubscriptionId, Offset)>,
+    /// What was handed out since the last look, none of which was settled at that moment.
+    handed_out: BTreeSet<(SubscriptionId, Offset)>,
 }
 
 #[derive(Debug)]
@@ -68,12 +68,9 @@ impl Model {
             Event::TopicTrimmed(event) => {
                 let start = event.start.0;
                 self.topic(event.id).present.retain(|offset| *offset >= start);
-                let of_it = self.subscriptions.iter_mut().filter(|it| it.1.topic == event.id);
-                for (id, subscription) in of_it {
-                    let kept = subscription.unsettled.split_off(&start);
-                    let gone = std::mem::replace(&mut subscription.unsettled, kept);
-                    // It may have been handed out in the same step, before.
-                    self.settled_lately.extend(gone.into_iter().map(|at| (*id, Offset(at))));
+                let of_it = self.subscriptions.values_mut().filter(|it| it.topic == event.id);
+                for subscription in of_it {
+                    subscription.unsettled = subscription.unsettled.split_off(&start);
                 }
             }
             Event::TopicDeleted(event) => {
@@ -93,6 +90,7 @@ impl Model {
                     }
                 }
             }
+            Event::HandedOut(event) => self.handed_out(event),
             Event::DeadLettered(event) => self.settle(event.subscription, event.offset.0),
             Event::CursorSaved(event) => {
                 let found = self.subscriptions.get_mut(&event.subscription).expect("exists");
@@ -108,7 +106,6 @@ impl Model {
             | Event::DelayEnded(_)
             | Event::ProducerOpened(_)
             | Event::ProducerForgotten(_)
-            | Event::HandedOut(_)
             | Event::Failed(_)
             | Event::Rejected(_)
             | Event::Committed(_) => {}
@@ -169,11 +166,24 @@ impl Model {
         self.topics.get_mut(&id).expect("a topic")
     }
 
+    /// By the order of the frames, so that what follows in the same step is no excuse.
+    fn handed_out(&mut self, event: &HandedOut) {
+        let id = event.subscription;
+        let unsettled = &self.subscriptions.get(&id).expect("a subscription").unsettled;
+        for run in &event.runs {
+            for offset in run.first.0..run.first.0 + u64::from(run.count) {
+                assert!(
+                    unsettled.contains(&offset),
+                    "{offset} of {id} is handed out although settled"
+                );
+                self.handed_out.insert((id, Offset(offset)));
+            }
+        }
+    }
+
     fn settle(&mut self, id: SubscriptionId, offset: u64) {
         let subscription = self.subscriptions.get_mut(&id).expect("a subscription");
-        if subscription.unsettled.remove(&offset) {
-            self.settled_lately.insert((id, Offset(offset)));
-        }
+        subscription.unsettled.remove(&offset);
     }
 
     /// Takes away what every subscription has settled, for good.
@@ -253,14 +263,14 @@ impl Model {
         self.batches.get(&(topic, base)).is_some_and(|(_, written)| *written)
     }
 
-    /// Whether a message is unsettled, or was so before the last step.
+    /// Whether a message is unsettled, or was so when it was handed out in the last step.
     pub(super) fn was_unsettled(&self, id: SubscriptionId, offset: Offset) -> bool {
         let now = self.subscriptions.get(&id);
         now.is_none_or(|subscription| subscription.unsettled.contains(&offset.0))
-            || self.settled_lately.contains(&(id, offset))
+            || self.handed_out.contains(&(id, offset))
     }
 
     pub(super) fn forget_past(&mut self) {
-        self.settled_lately.clear();
+        self.handed_out.clear();
     }
 }
