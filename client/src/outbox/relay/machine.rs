@@ -275,6 +275,30 @@ impl Machine {
         is_working && !self.reading.is_quiet && self.reading.due > Time(0)
     }
 
+    /// Whether it would sweep if it were time to.
+    #[cfg(test)]
+    pub(crate) fn waits_to_sweep(&self) -> bool {
+        matches!(self.phase, Phase::Working) && self.sweep.due() > Some(Time(0))
+    }
+
+    /// It is time to.
+    #[cfg(test)]
+    pub(crate) fn sweep_now(&mut self) {
+        self.sweep = Sweep::default();
+    }
+
+    /// Whether it asks for what is missing.
+    #[cfg(test)]
+    pub(crate) fn has_gaps(&self) -> bool {
+        !self.reading.gaps.ranges().is_empty()
+    }
+
+    /// Lets the time pass for which it does.
+    #[cfg(test)]
+    pub(crate) fn end_gaps(&mut self) {
+        self.reading.gaps.clear();
+    }
+
     /// The rows of the next claim, which can be encoded while the one before it is recorded.
     pub(crate) fn ready(&self) -> &[RowId] {
         &self.ready

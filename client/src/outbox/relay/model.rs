@@ -35,11 +35,16 @@ struct Bounds {
     losses: u8,
     /// Requests that arrive once more, at any time.
     copies: u8,
+    /// How often a relay no longer asks for what is missing below the highest row seen.
+    gap_ends: u8,
+    /// How often rows that were read have waited for too long to be claimed.
+    waits: u8,
     /// The row whose topic is missing, and whether it may be created later.
     poison: Option<(RowId, bool)>,
     relays: usize,
     depth: usize,
     rows_max: u32,
+    gaps_max: usize,
     mistake: Option<Mistake>,
     flaw: Option<Flaw>,
     ignores_epoch: bool,
@@ -55,6 +60,9 @@ struct World {
     /// Transactions that were given up but may still be carried out.
     late: Vec<(database::Owner, Query)>,
     spent: Spent,
+    /// A relay may no longer ask for what is missing: a sweep has to find it, and may come too late
+    /// for its order.
+    misses: bool,
     /// What should not have happened.
     wrongs: BTreeSet<Wrong>,
 }
@@ -67,6 +75,8 @@ enum Wrong {
     OutOfOrder,
     /// A relay ended by itself.
     Halted,
+    /// A look asked for rows twice: as missing and as new.
+    AskedTwice,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +119,8 @@ struct Spent {
     late: u8,
     losses: u8,
     copies: u8,
+    gap_ends: u8,
+    waits: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +146,10 @@ enum Action {
     Call(usize),
     /// The time to look at the table has come.
     Looks(usize),
+    /// The time to look for what was left behind has come.
+    Sweeps(usize),
+    GapsEnd(usize),
+    ReadyWaits(usize),
     Arrives(Request),
     Answered(usize),
     /// The connection breaks: the client sends the request again.
@@ -162,7 +178,7 @@ impl Bounds {
             sweep_min: Duration::MAX,
             depth: self.depth,
             rows_max: self.rows_max,
-            gaps_max: 8,
+            gaps_max: self.gaps_max,
             on_poison: OnPoison::Park,
             broker_restored: Doubt::Halt,
             mistake: self.mistake,
@@ -189,6 +205,7 @@ impl World {
             replies: Vec::new(),
             late: Vec::new(),
             spent: Spent::default(),
+            misses: bounds.gaps_max < usize::try_from(bounds.rows).unwrap_or(usize::MAX),
             wrongs: BTreeSet::new(),
         };
         (0..bounds.relays).for_each(|at| world.run(at));
@@ -219,7 +236,12 @@ impl World {
                     relay.machine.handle(NOW, Input::Looked(Ok(Answer::Lag)));
                 }
                 Wish::Query(query) => relay.query = Some(query),
-                Wish::Look(look) => relay.look = Some(Look::Asked(look)),
+                Wish::Look(look) => {
+                    if asks_twice(&look) {
+                        self.wrongs.insert(Wrong::AskedTwice);
+                    }
+                    relay.look = Some(Look::Asked(look));
+                }
                 Wish::Call(call) => relay.call = Some(call),
                 Wish::Send { epoch, sending } => {
                     let rows = relay.machine.rows_of(sending.sequence);
@@ -252,7 +274,9 @@ impl World {
             };
             match self.database.committed.get(&row) {
                 None => self.wrongs.insert(Wrong::Ghost),
-                Some(before) if !before.iter().all(comes) => self.wrongs.insert(Wrong::OutOfOrder),
+                Some(before) if !self.misses && !before.iter().all(comes) => {
+                    self.wrongs.insert(Wrong::OutOfOrder)
+                }
                 Some(_) => false,
             };
         }
@@ -288,6 +312,12 @@ impl World {
         !(matches!(query, Query::Acquire) && is_refused)
     }
 
+    /// Whether a relay that has given up gaps could find something below what it has seen.
+    fn is_sweep_useful(&self, at: usize) -> bool {
+        let is_left = || self.database.rows.iter().any(|row| !self.is_handed_over(row));
+        self.misses && self.relays[at].machine.waits_to_sweep() && is_left()
+    }
+
     fn is_lease_orphaned(&self) -> bool {
         self.database.lease.is_some_and(|(at, life)| self.relays[at].life != life)
     }
@@ -297,7 +327,7 @@ impl World {
         let is_waiting = |at: usize| {
             let relay = &self.relays[at];
             let asks = self.is_query_useful(at) || relay.look.is_some() || relay.call.is_some();
-            !asks && !relay.machine.waits_to_look()
+            !asks && !relay.machine.waits_to_look() && !self.is_sweep_useful(at)
         };
         self.requests.is_empty()
             && self.replies.is_empty()
@@ -308,6 +338,12 @@ impl World {
     fn is_handed_over(&self, row: &RowId) -> bool {
         self.broker.log.contains(row) || self.database.parked.contains(row)
     }
+}
+
+/// Rows above the highest one seen are asked for in any case.
+fn asks_twice(look: &Query) -> bool {
+    let Query::Scan { gaps, after, .. } = look else { return false };
+    gaps.iter().any(|gap| gap.last > *after)
 }
 
 impl Model for Bounds {
@@ -415,6 +451,9 @@ impl Model for Bounds {
             | Action::QueryGivenUp(at)
             | Action::Call(at)
             | Action::Looks(at)
+            | Action::Sweeps(at)
+            | Action::GapsEnd(at)
+            | Action::ReadyWaits(at)
             | Action::Crash(at)
             | Action::CrashAfterQuery(at) => self.relay_acts(&mut world, at, &action)?,
         }
@@ -449,6 +488,9 @@ impl Model for Bounds {
             Property::always("no relay halts", |_, world: &World| {
                 !world.wrongs.contains(&Wrong::Halted)
             }),
+            Property::always("no row is asked for twice", |_, world: &World| {
+                !world.wrongs.contains(&Wrong::AskedTwice)
+            }),
             Property::always("at rest all is handed over", |_, world: &World| {
                 let mut rows = world.database.committed.keys();
                 !world.is_quiet() || rows.all(|row| world.is_handed_over(row))
@@ -473,6 +515,15 @@ impl Bounds {
         }
         if relay.machine.waits_to_look() {
             actions.push(Action::Looks(at));
+        }
+        if world.is_sweep_useful(at) {
+            actions.push(Action::Sweeps(at));
+        }
+        if spent.gap_ends < self.gap_ends && relay.machine.has_gaps() {
+            actions.push(Action::GapsEnd(at));
+        }
+        if spent.waits < self.waits && !relay.machine.ready().is_empty() {
+            actions.push(Action::ReadyWaits(at));
         }
         match relay.look {
             Some(Look::Asked(_)) => actions.push(Action::Look(at)),
@@ -513,6 +564,17 @@ impl Bounds {
             world.tell(at, Input::Broker(call, answer));
         } else if matches!(action, Action::Looks(_)) {
             world.tell(at, Input::Wake);
+        } else if matches!(action, Action::Sweeps(_)) {
+            world.relays[at].machine.sweep_now();
+            world.run(at);
+        } else if matches!(action, Action::GapsEnd(_)) {
+            world.spent.gap_ends += 1;
+            world.misses = true;
+            world.relays[at].machine.end_gaps();
+        } else if matches!(action, Action::ReadyWaits(_)) {
+            world.spent.waits += 1;
+            world.relays[at].machine.read_again(NOW.at);
+            world.run(at);
         } else if matches!(action, Action::Look(_)) {
             let Look::Asked(look) = world.relays[at].look.take()? else { return None };
             let answer = world.database.answer(world.owner(at), &look);

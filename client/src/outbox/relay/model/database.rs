@@ -74,7 +74,10 @@ impl Database {
                 let candidate = |row: &RowId| Candidate { id: *row, bytes: 1, fault: None };
                 Answer::Scanned(found.map(candidate).collect())
             }
-            Query::Sweep { .. } => Answer::Swept(Vec::new()),
+            Query::Sweep { from, through, .. } => {
+                let rows = self.rows.iter().filter(|row| (from..=through).contains(row));
+                Answer::Swept(rows.copied().collect())
+            }
             Query::Step { from, acked, done, claim } => {
                 self.standing(*from, |database| database.step(*acked, done, claim.as_ref()))
             }

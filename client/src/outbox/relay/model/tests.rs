@@ -13,10 +13,13 @@ const NONE: Bounds = Bounds {
     late: 0,
     losses: 0,
     copies: 0,
+    gap_ends: 0,
+    waits: 0,
     poison: None,
     relays: 1,
     depth: 2,
     rows_max: 2,
+    gaps_max: 8,
     mistake: None,
     flaw: None,
     ignores_epoch: false,
@@ -79,6 +82,39 @@ fn network_that_reorders_loses_and_repeats() {
     let bounds = Bounds { losses: 1, copies: 1, broker_crashes: 1, rows_max: 1, ..NONE };
     holds("network", &bounds, 6_000);
     holds("pipeline", &Bounds { rows: 3, copies: 1, rows_max: 1, depth: 3, ..NONE }, 150_000);
+}
+
+/// Everything at once that can go wrong between them.
+#[test]
+fn two_relays_and_a_network_that_fails_while_processes_crash() {
+    let two = Bounds { relays: 2, rows: 1, expiries: 1, ..NONE };
+    holds("two relays, network", &Bounds { losses: 1, copies: 1, ..two.clone() }, 18_000);
+    let crashes = Bounds { crashes: 1, broker_crashes: 1, copies: 1, ..two.clone() };
+    holds("two relays, network, crashes", &crashes, 200_000);
+    if is_full() {
+        let rows = Bounds { rows: 2, rows_max: 1, losses: 1, ..two };
+        holds("two relays, network, two rows", &rows, 5_000);
+    }
+}
+
+#[test]
+fn gaps_that_end_before_their_rows_come() {
+    let bounds = Bounds { rows: 3, rows_max: 1, gap_ends: 1, ..NONE };
+    holds("gaps that end", &bounds, 150_000);
+    let bounds = Bounds { rows_max: 1, gap_ends: 1, waits: 1, crashes: 1, ..NONE };
+    holds("gaps that end, crash", &bounds, 25_000);
+    let bounds = Bounds { rows: 1, gap_ends: 1, relays: 2, expiries: 1, ..NONE };
+    holds("gaps that end, two relays", &bounds, 3_000);
+}
+
+#[test]
+fn rows_that_wait_too_long_to_be_claimed() {
+    let bounds = Bounds { rows: 3, rows_max: 1, depth: 1, waits: 2, ..NONE };
+    holds("rows that wait", &bounds, 10_000);
+    let bounds = Bounds { gap_ends: 1, ..bounds };
+    holds("rows that wait, and gaps that end", &bounds, 40_000);
+    let bounds = Bounds { rows_max: 2, gaps_max: 2, waits: 1, ..bounds };
+    holds("rows that wait, too scattered", &bounds, 60_000);
 }
 
 #[test]
