@@ -33,6 +33,9 @@ pub enum ErrorKind {
     /// passed on (`OR ROLLBACK`, a full disk), or the closure ended it. Nothing is committed by this
     /// call; what was done behind the end was committed by itself. Pass errors on with `?`.
     Ended,
+    /// Another reader with this consumer name has moved the stream's cursor, and goes on from there.
+    /// Nothing was done; run one at a time.
+    Overtaken,
     /// The commit failed in a way that leaves open whether it is on disk: business data and messages
     /// are both there or both not there. Read the data back.
     Unknown,
@@ -81,7 +84,7 @@ impl Error {
     pub(crate) fn moved(consumer: &str, topic: &str) -> Self {
         let doing = format!("move the cursor of {consumer} in {topic}").into();
         let source = "another reader with this consumer name has moved it: run one at a time";
-        Self { kind: ErrorKind::Failed, doing, source: source.into() }
+        Self { kind: ErrorKind::Overtaken, doing, source: source.into() }
     }
 
     pub(crate) fn ended() -> Self {
@@ -121,7 +124,8 @@ impl fmt::Display for Error {
             | ErrorKind::Disk
             | ErrorKind::Invalid
             | ErrorKind::Failed
-            | ErrorKind::Ended => Ok(()),
+            | ErrorKind::Ended
+            | ErrorKind::Overtaken => Ok(()),
         }
     }
 }
@@ -153,7 +157,9 @@ impl From<Error> for StoreError {
             // After a failed commit the relay starts from what it finds.
             ErrorKind::Busy | ErrorKind::Disk | ErrorKind::Unknown => StoreErrorKind::Transient,
             ErrorKind::NotInstalled => StoreErrorKind::NotInstalled,
-            ErrorKind::Invalid | ErrorKind::Failed | ErrorKind::Ended => StoreErrorKind::Permanent,
+            ErrorKind::Invalid | ErrorKind::Failed | ErrorKind::Ended | ErrorKind::Overtaken => {
+                StoreErrorKind::Permanent
+            }
         };
         Self::new(kind, error)
     }
