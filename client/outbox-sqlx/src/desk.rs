@@ -228,9 +228,9 @@ impl<D: Driver> Desk<D> {
     pub(crate) async fn arrive(&self, tx: Transaction<'static, D::Db>) -> Result<(), Error> {
         let wakes = self.wakes.clone();
         let arrive = async move {
-            failpoint("inbox.before-commit");
+            failpoint("stream.before-commit");
             drop(commit_if::<D>(tx, D::is_marked(BATCH), None).await?);
-            failpoint("inbox.after-commit");
+            failpoint("stream.after-commit");
             wakes.into_iter().for_each(Bell::ring);
             Ok(())
         };

@@ -1,13 +1,13 @@
 //! The trial's business on SQLite by way of rusqlite.
 
 use crate::Failure;
-use crate::by_sqlx::{INBOX, InCommit, PARKED_MAX, PATIENCE, keys, message};
+use crate::by_sqlx::{INBOX, InCommit, PARKED_MAX, PATIENCE, VIEW, keys, message};
 use crate::database::{Database, Handling, Outcome, Relaying};
 use crate::op::{Op, Plan, Style};
 use posthouse_client::failpoint::failpoint;
 use posthouse_client::outbox::{RelayHandle, RowId};
-use posthouse_client::{Client, Consumer, Delivery};
-use posthouse_outbox_rusqlite::{Inbox, Outbox};
+use posthouse_client::{Client, Consumer, Delivery, Reader, Record};
+use posthouse_outbox_rusqlite::{Error, ErrorKind, Inbox, Outbox};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::future::Future;
 use std::path::PathBuf;
@@ -34,9 +34,15 @@ impl Rusqlite {
         let read = "SELECT version FROM trial_key WHERE op_key = ?1";
         let version = tx.query_row(read, [plan.key], |row| row.get(0))?;
         let op = Op { id: plan.id, key: plan.key, version, era: plan.era };
-        let note = "INSERT INTO trial_op (op_id, op_key, version, era) VALUES (?1, ?2, ?3, ?4)";
-        tx.execute(note, (op.id, op.key, op.version, op.era))?;
+        Self::done(tx, "trial_op", &op)?;
         Ok(op)
+    }
+
+    /// Notes an operation as done.
+    fn done(tx: &Transaction<'_>, table: &str, op: &Op) -> Result<(), rusqlite::Error> {
+        let note =
+            format!("INSERT INTO {table} (op_id, op_key, version, era) VALUES (?1, ?2, ?3, ?4)");
+        tx.execute(&note, (op.id, op.key, op.version, op.era)).map(|_| ())
     }
 
     fn operate_by_hand(&self, plan: &Plan) -> Result<Outcome, Failure> {
@@ -89,9 +95,10 @@ impl Rusqlite {
         }
     }
 
-    fn ops(&self, sql: &str) -> Result<Vec<Op>, Failure> {
+    fn ops(&self, table: &str) -> Result<Vec<Op>, Failure> {
         let connection = self.open()?;
-        let mut statement = connection.prepare(sql)?;
+        let all = format!("SELECT op_id, op_key, version, era FROM {table}");
+        let mut statement = connection.prepare(&all)?;
         let rows = statement.query_map([], |row| {
             Ok(Op { id: row.get(0)?, key: row.get(1)?, version: row.get(2)?, era: row.get(3)? })
         })?;
@@ -131,9 +138,11 @@ impl Database for Rusqlite {
 
     async fn install_receiver(&self) -> Result<(), Failure> {
         self.blocking(|this| {
-            this.open()?.execute_batch(
-                "CREATE TABLE IF NOT EXISTS trial_effect (place INTEGER PRIMARY KEY AUTOINCREMENT, op_id INTEGER NOT NULL, op_key INTEGER NOT NULL, version INTEGER NOT NULL, era INTEGER NOT NULL);",
-            )?;
+            for table in ["trial_effect", "trial_view"] {
+                this.open()?.execute_batch(&format!(
+                    "CREATE TABLE IF NOT EXISTS {table} (place INTEGER PRIMARY KEY AUTOINCREMENT, op_id INTEGER NOT NULL, op_key INTEGER NOT NULL, version INTEGER NOT NULL, era INTEGER NOT NULL);",
+                ))?;
+            }
             Inbox::new(&this.path, INBOX).install()?;
             Ok(())
         })
@@ -162,9 +171,7 @@ impl Database for Rusqlite {
         let concurrency = how.concurrency;
         let handler = move |tx: &Transaction<'_>, delivery: &Delivery| {
             let op = how.read(delivery.body())?;
-            let effect =
-                "INSERT INTO trial_effect (op_id, op_key, version, era) VALUES (?1, ?2, ?3, ?4)";
-            tx.execute(effect, (op.id, op.key, op.version, op.era))?;
+            Self::done(tx, "trial_effect", &op)?;
             (how.holding)(&op);
             hold(how.hold);
             Ok::<_, Failure>(())
@@ -174,14 +181,32 @@ impl Database for Rusqlite {
         Ok(())
     }
 
+    async fn view(&self, reader: Reader, how: Handling) -> Result<(), Failure> {
+        let handler = move |tx: &Transaction<'_>, records: &[Record]| {
+            for record in records {
+                let op = how.read(record.body())?;
+                Self::done(tx, "trial_view", &op)?;
+                (how.holding)(&op);
+            }
+            hold(how.hold);
+            Ok::<_, Failure>(())
+        };
+        let read = Inbox::new(&self.path, VIEW).run_stream(reader, handler).await;
+        let error = read.as_ref().err().and_then(|error| error.downcast_ref::<Error>());
+        let is_overtaken = error.is_some_and(|error| error.kind() == ErrorKind::Overtaken);
+        if is_overtaken { Ok(()) } else { read }
+    }
+
     async fn committed(&self) -> Result<Vec<Op>, Failure> {
-        let sql = "SELECT op_id, op_key, version, era FROM trial_op ORDER BY op_id";
-        self.blocking(move |this| this.ops(sql)).await
+        self.blocking(|this| this.ops("trial_op ORDER BY op_id")).await
     }
 
     async fn effects(&self) -> Result<Vec<Op>, Failure> {
-        let sql = "SELECT op_id, op_key, version, era FROM trial_effect ORDER BY place";
-        self.blocking(move |this| this.ops(sql)).await
+        self.blocking(|this| this.ops("trial_effect ORDER BY place")).await
+    }
+
+    async fn viewed(&self) -> Result<Vec<Op>, Failure> {
+        self.blocking(|this| this.ops("trial_view ORDER BY place")).await
     }
 
     async fn waiting(&self) -> Result<(u64, u64), Failure> {

@@ -5,7 +5,8 @@ use crate::database::{Database, Handling, Outcome, Relaying};
 use crate::op::{KEYS, Op, POISON_KEYS, Plan, Style};
 use posthouse_client::failpoint::failpoint;
 use posthouse_client::outbox::{RelayHandle, RowId};
-use posthouse_client::{Client, Consumer, Message};
+use posthouse_client::{Client, Consumer, Message, Reader, Record};
+use posthouse_outbox_sqlx::Error;
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -38,6 +39,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The inbox of every consumer.
 pub(crate) const INBOX: &str = "billing";
+/// The name of every reader of streams.
+pub(crate) const VIEW: &str = "view";
 /// Rows parked that are looked at.
 pub(crate) const PARKED_MAX: u32 = 10_000;
 
@@ -115,12 +118,24 @@ macro_rules! database {
                 let (version,): (i64,) =
                     sqlx::query_as(AssertSqlSafe(read)).fetch_one(&mut **tx).await?;
                 let op = Op { id: plan.id, key, version, era: plan.era };
+                Self::done(tx, "trial_op", &op).await?;
+                Ok(op)
+            }
+
+            /// Notes an operation as done.
+            async fn done(tx: &mut $module::Tx<'_>, table: &str, op: &Op) -> Result<(), sqlx::Error> {
                 let note = format!(
-                    "INSERT INTO trial_op (op_id, op_key, version, era) VALUES ({}, {}, {}, {})",
+                    "INSERT INTO {table} (op_id, op_key, version, era) VALUES ({}, {}, {}, {})",
                     op.id, op.key, op.version, op.era
                 );
                 sqlx::query(AssertSqlSafe(note)).execute(&mut **tx).await?;
-                Ok(op)
+                Ok(())
+            }
+
+            async fn ops(&self, table: &str) -> Result<Vec<Op>, Failure> {
+                let all = format!("SELECT op_id, op_key, version, era FROM {table}");
+                let ops = sqlx::query_as(AssertSqlSafe(all)).fetch_all(&self.pool).await?;
+                Ok(ops.into_iter().map(op).collect())
             }
 
             /// As a trigger or another language would do it.
@@ -204,7 +219,9 @@ macro_rules! database {
             }
 
             async fn install_receiver(&self) -> Result<(), Failure> {
-                self.sql(format!("CREATE TABLE IF NOT EXISTS trial_effect (place {}, op_id BIGINT NOT NULL, op_key BIGINT NOT NULL, version BIGINT NOT NULL, era BIGINT NOT NULL)", $identity)).await?;
+                for table in ["trial_effect", "trial_view"] {
+                    self.sql(format!("CREATE TABLE IF NOT EXISTS {table} (place {}, op_id BIGINT NOT NULL, op_key BIGINT NOT NULL, version BIGINT NOT NULL, era BIGINT NOT NULL)", $identity)).await?;
+                }
                 $module::Inbox::new(self.pool.clone(), INBOX).install().await?;
                 Ok(())
             }
@@ -229,11 +246,7 @@ macro_rules! database {
                 let inbox = $module::Inbox::new(self.pool.clone(), INBOX);
                 let run = inbox.run(consumer, how.concurrency, async move |tx, delivery| {
                     let op: Op = how.read(delivery.body())?;
-                    let effect = format!(
-                        "INSERT INTO trial_effect (op_id, op_key, version, era) VALUES ({}, {}, {}, {})",
-                        op.id, op.key, op.version, op.era
-                    );
-                    sqlx::query(AssertSqlSafe(effect)).execute(&mut **tx).await?;
+                    Self::done(tx, "trial_effect", &op).await?;
                     (how.holding)(&op);
                     tokio::time::sleep(how.hold).await;
                     Ok::<_, Failure>(())
@@ -242,14 +255,32 @@ macro_rules! database {
                 Ok(())
             }
 
+            async fn view(&self, reader: Reader, how: Handling) -> Result<(), Failure> {
+                let inbox = $module::Inbox::new(self.pool.clone(), VIEW);
+                let reading = inbox.run_stream(reader, async move |tx, records: &[Record]| {
+                    for record in records {
+                        let op: Op = how.read(record.body())?;
+                        Self::done(tx, "trial_view", &op).await?;
+                        (how.holding)(&op);
+                    }
+                    tokio::time::sleep(how.hold).await;
+                    Ok::<_, Failure>(())
+                });
+                let read = reading.await;
+                let error = read.as_ref().err().and_then(|error| error.downcast_ref());
+                if matches!(error, Some(Error::Overtaken)) { Ok(()) } else { read }
+            }
+
             async fn committed(&self) -> Result<Vec<Op>, Failure> {
-                let ops = sqlx::query_as("SELECT op_id, op_key, version, era FROM trial_op ORDER BY op_id");
-                Ok(ops.fetch_all(&self.pool).await?.into_iter().map(op).collect())
+                self.ops("trial_op ORDER BY op_id").await
             }
 
             async fn effects(&self) -> Result<Vec<Op>, Failure> {
-                let ops = sqlx::query_as("SELECT op_id, op_key, version, era FROM trial_effect ORDER BY place");
-                Ok(ops.fetch_all(&self.pool).await?.into_iter().map(op).collect())
+                self.ops("trial_effect ORDER BY place").await
+            }
+
+            async fn viewed(&self) -> Result<Vec<Op>, Failure> {
+                self.ops("trial_view ORDER BY place").await
             }
 
             async fn waiting(&self) -> Result<(u64, u64), Failure> {

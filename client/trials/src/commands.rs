@@ -4,6 +4,7 @@ pub(crate) mod app;
 pub(crate) mod broker;
 pub(crate) mod consumer;
 pub(crate) mod relay;
+pub(crate) mod view;
 
 use posthouse_client::Client;
 use posthouse_trials::Failure;

@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::op::{Op, Plan};
 use posthouse_client::outbox::{Relay, RelayHandle, Store};
-use posthouse_client::{Client, Consumer};
+use posthouse_client::{Client, Consumer, Reader};
 use std::future::Future;
 use std::time::Duration;
 
@@ -105,11 +105,21 @@ pub trait Database: Clone + Send + Sync + 'static {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
+    /// Reads a stream that follows its topic, until another reader has overtaken this one.
+    fn view(
+        &self,
+        reader: Reader,
+        how: Handling,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
     /// The operations that stand in the sender's table.
     fn committed(&self) -> impl Future<Output = Result<Vec<Op>, Failure>> + Send;
 
     /// The operations that the receiver did, in order.
     fn effects(&self) -> impl Future<Output = Result<Vec<Op>, Failure>> + Send;
+
+    /// The operations that the streams' reader saw, in order.
+    fn viewed(&self) -> impl Future<Output = Result<Vec<Op>, Failure>> + Send;
 
     /// Rows in the outbox, and rows parked.
     fn waiting(&self) -> impl Future<Output = Result<(u64, u64), Failure>> + Send;

@@ -1,5 +1,5 @@
-//! The judge: compares what the sender committed, what the broker's log holds, and what the receiver
-//! did. It knows nothing of outboxes, relays and inboxes.
+//! The judge: compares what the sender committed, what the broker's log holds, what the receiver
+//! did, and what the reader of the log as a stream saw. It knows nothing of outboxes, relays and inboxes.
 
 use crate::op::Op;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,9 @@ pub struct Evidence {
     pub forgotten: Vec<Op>,
     /// What stands in the receiver's table, in the order in which it was done.
     pub effects: Vec<Op>,
+    /// What stands in the table of the streams' reader, in the order in which it was read; `None` if
+    /// there was none.
+    pub viewed: Option<Vec<Op>>,
     /// The broker's topics, each in the order of its offsets.
     pub log: Vec<Entry>,
     /// Messages that may stand in the log more than once: they stood there when the sender's database
@@ -39,6 +42,14 @@ pub enum Violation {
     Doubled(Op),
     /// An effect of something that was never committed, or that says otherwise.
     Ghost(Op),
+    /// Committed, and not in the view.
+    MissingInView(Op),
+    /// More often in the view than in the log.
+    DoubledInView(Op),
+    /// In the view, and never committed like this.
+    GhostInView(Op),
+    /// A later version of the key came into the view before it.
+    OutOfOrderInView(Op),
     /// A message in the log of something that was never committed.
     GhostInLog(Op),
     /// A message more than once in the log.
@@ -53,6 +64,10 @@ impl fmt::Display for Violation {
             Self::Missing(op) => (op, "was committed and has no effect"),
             Self::Doubled(op) => (op, "has more than one effect"),
             Self::Ghost(op) => (op, "has an effect and was never committed like this"),
+            Self::MissingInView(op) => (op, "was committed and is not in the view"),
+            Self::DoubledInView(op) => (op, "is in the view more often than in the log"),
+            Self::GhostInView(op) => (op, "is in the view and was never committed like this"),
+            Self::OutOfOrderInView(op) => (op, "is in the view after a later version of its key"),
             Self::GhostInLog(op) => (op, "was sent and was never committed like this"),
             Self::DoubledInLog(op) => (op, "is more than once in the broker's log"),
             Self::OutOfOrderInLog(op) => (op, "is in the log after a later version of its key"),
@@ -69,6 +84,9 @@ impl Evidence {
         let mut wrong = Vec::new();
         self.judge_effects(&real, &mut wrong);
         self.judge_log(&real, &mut wrong);
+        if let Some(viewed) = &self.viewed {
+            self.judge_view(viewed, &real, &mut wrong);
+        }
         wrong
     }
 
@@ -102,6 +120,32 @@ impl Evidence {
         }
         wrong.extend(out_of_order(&firsts).map(Violation::OutOfOrderInLog));
     }
+
+    /// A stream has no inbox: what is in the log again is read again.
+    fn judge_view(&self, viewed: &[Op], real: &BTreeSet<Op>, wrong: &mut Vec<Violation>) {
+        let mut times: BTreeMap<i64, usize> = BTreeMap::new();
+        for entry in &self.log {
+            *times.entry(entry.op.id).or_default() += 1;
+        }
+        let mut seen = BTreeSet::new();
+        let mut firsts = Vec::new();
+        for op in viewed {
+            if !real.contains(op) {
+                wrong.push(Violation::GhostInView(*op));
+            }
+            let left = times.entry(op.id).or_default();
+            if *left == 0 {
+                wrong.push(Violation::DoubledInView(*op));
+            }
+            *left = left.saturating_sub(1);
+            if seen.insert(op.id) {
+                firsts.push(*op);
+            }
+        }
+        let missing = self.committed.iter().filter(|op| !seen.contains(&op.id));
+        wrong.extend(missing.copied().map(Violation::MissingInView));
+        wrong.extend(out_of_order(&firsts).map(Violation::OutOfOrderInView));
+    }
 }
 
 /// Those that stand behind a later version of their key in the same era.
@@ -131,6 +175,7 @@ mod tests {
             committed: vec![op(1), op(2), op(3)],
             forgotten: Vec::new(),
             effects: vec![op(2), op(1), op(3)],
+            viewed: Some(vec![op(1), op(2), op(3)]),
             log: vec![entry(1), entry(2), entry(3)],
             may_repeat: BTreeSet::new(),
         }
@@ -180,5 +225,25 @@ mod tests {
         let mut failed = clean();
         failed.effects.swap(1, 2);
         assert_eq!(failed.judge(), []);
+    }
+
+    #[test]
+    fn view_holds_what_was_committed_once_and_in_order() {
+        let viewed = |ops: &[i64]| Evidence {
+            viewed: Some(ops.iter().map(|id| op(*id)).collect()),
+            ..clean()
+        };
+        assert_eq!(viewed(&[2, 1, 3]).judge(), [], "two keys have no order");
+        assert_eq!(viewed(&[1, 2]).judge(), [Violation::MissingInView(op(3))]);
+        assert_eq!(viewed(&[1, 2, 3, 3]).judge(), [Violation::DoubledInView(op(3))]);
+        assert_eq!(viewed(&[3, 1, 2]).judge(), [Violation::OutOfOrderInView(op(1))]);
+        let both = [Violation::GhostInView(op(4)), Violation::DoubledInView(op(4))];
+        assert_eq!(viewed(&[1, 2, 3, 4]).judge(), both);
+
+        let mut again = viewed(&[1, 2, 3, 1]);
+        again.log.push(entry(1));
+        again.may_repeat.insert([1; 16]);
+        assert_eq!(again.judge(), [], "it was in the log twice");
+        assert_eq!(Evidence { viewed: None, ..clean() }.judge(), []);
     }
 }

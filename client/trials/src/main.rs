@@ -1,4 +1,4 @@
-//! The processes of the trials: broker, application, relay and consumer, in one binary.
+//! The processes of the trials: broker, application, relay, consumer and view, in one binary.
 //!
 //! Each says on standard output what the trial waits for, one thing a line, and logs to standard
 //! error. Each stops in good order on SIGTERM, and dies with the process that started it.
@@ -26,6 +26,8 @@ enum Part {
     Relay(commands::relay::Relay),
     /// A consumer with an inbox
     Consumer(commands::consumer::Consumer),
+    /// A reader of streams into a database
+    View(commands::view::View),
 }
 
 fn main() -> ExitCode {
@@ -59,5 +61,6 @@ async fn run(part: Part) -> Result<(), posthouse_trials::Failure> {
         Part::App(app) => app.run().await,
         Part::Relay(relay) => relay.run().await,
         Part::Consumer(consumer) => consumer.run().await,
+        Part::View(view) => view.run().await,
     }
 }

@@ -13,7 +13,7 @@
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
 
-use posthouse_trials::{Driver, NOWHERE};
+use posthouse_trials::{Driver, NOWHERE, TOPICS};
 use std::time::Duration;
 use support::base::Base;
 use support::process::Process;
@@ -36,10 +36,14 @@ enum Victim {
     Relay,
     Broker,
     Consumer,
+    /// A reader of streams.
+    View,
     /// A relay that is stopped, replaced, and comes back.
     ZombieRelay,
     /// A consumer that is stopped for longer than its leases, and comes back.
     ZombieConsumer,
+    /// A reader of streams that is stopped, and comes back when another one reads with its name.
+    ZombieView,
 }
 
 /// Whom it befalls, the place, and the how-manieth time it is reached.
@@ -63,6 +67,8 @@ const CASES: &[(Victim, &str, u32)] = &[
     (Victim::Broker, "broker.after-reply", 3),
     (Victim::Consumer, "inbox.before-commit", 10),
     (Victim::Consumer, "inbox.after-commit", 10),
+    (Victim::View, "stream.before-commit", 3),
+    (Victim::View, "stream.after-commit", 3),
     (Victim::ZombieRelay, "relay.after-scan", 2),
     (Victim::ZombieRelay, "relay.before-claim-commit", 2),
     (Victim::ZombieRelay, "relay.after-claim-commit", 2),
@@ -75,6 +81,8 @@ const CASES: &[(Victim, &str, u32)] = &[
     (Victim::ZombieRelay, "relay.after-park", 1),
     (Victim::ZombieConsumer, "inbox.before-commit", 5),
     (Victim::ZombieConsumer, "inbox.after-commit", 5),
+    (Victim::ZombieView, "stream.before-commit", 3),
+    (Victim::ZombieView, "stream.after-commit", 3),
 ];
 
 #[test]
@@ -129,6 +137,7 @@ struct Cast {
     app: Process,
     relays: Vec<Process>,
     consumers: Vec<Process>,
+    views: Vec<Process>,
 }
 
 impl Case {
@@ -141,9 +150,12 @@ impl Case {
         let consumer = self.arm(Victim::Consumer).or_else(|| self.arm(Victim::ZombieConsumer));
         let relay = stage.relay("relay-a", &[], relay.as_deref());
         let consumer = stage.consumer("consumer-a", &[], consumer.as_deref());
+        let view = self.arm(Victim::View).or_else(|| self.arm(Victim::ZombieView));
+        let view = stage.view("view-a", &TOPICS, view.as_deref());
         let poison: &[&str] = if self.is_poison() { &["--poison", "25"] } else { &[] };
         let app = stage.app(OPERATIONS, poison, self.arm(Victim::App).as_deref());
-        let mut cast = Cast { app, relays: vec![relay], consumers: vec![consumer] };
+        let (relays, consumers, views) = (vec![relay], vec![consumer], vec![view]);
+        let mut cast = Cast { app, relays, consumers, views };
         let struck = self.strike(&mut stage, &mut cast);
         let status = cast.app.wait();
         assert!(status.success(), "{self:?}: {}", cast.app.told());
@@ -162,7 +174,10 @@ impl Case {
 
     /// What the victim is told.
     fn arm(self, victim: Victim) -> Option<String> {
-        let stops = matches!(self.victim, Victim::ZombieRelay | Victim::ZombieConsumer);
+        let stops = matches!(
+            self.victim,
+            Victim::ZombieRelay | Victim::ZombieConsumer | Victim::ZombieView
+        );
         let ending = if stops { ":stop" } else { "" };
         (victim == self.victim).then(|| format!("{}:{}{ending}", self.label, self.count))
     }
@@ -186,8 +201,13 @@ impl Case {
                 cast.consumers.remove(0).abort();
                 cast.consumers.push(stage.consumer("consumer-a", &[], None));
             }
+            Victim::View => {
+                cast.views.remove(0).abort();
+                cast.views.push(stage.view("view-a", &TOPICS, None));
+            }
             Victim::ZombieRelay => return zombie_relay(stage, cast),
             Victim::ZombieConsumer => zombie_consumer(stage, cast),
+            Victim::ZombieView => zombie_view(stage, cast),
         }
         true
     }
@@ -218,9 +238,25 @@ fn zombie_consumer(stage: &Stage, cast: &mut Cast) {
     cast.consumers.push(second);
 }
 
+fn zombie_view(stage: &mut Stage, cast: &mut Cast) {
+    stage.until("the view is stopped", || !stage.fired().is_empty());
+    let second = stage.view("view-b", &TOPICS, None);
+    // It cannot have the batch that the first one has in an open transaction.
+    second.hear_within("holding", TAKE_OVER);
+    cast.views[0].resume();
+    cast.views.push(second);
+    // Both read on; where one moves the cursor, the other one stops.
+    let app = stage.app(OPERATIONS, &[], None);
+    let mut first = std::mem::replace(&mut cast.app, app);
+    assert!(first.wait().success(), "{}", first.told());
+    let was_overtaken = |view: &Process| view.count("overtaken") > 0;
+    stage.until("one of the two was overtaken", || cast.views.iter().any(was_overtaken));
+}
+
 impl Cast {
     fn all(&self) -> Vec<&Process> {
-        self.relays.iter().chain(&self.consumers).chain([&self.app]).collect()
+        let views = self.views.iter().chain([&self.app]);
+        self.relays.iter().chain(&self.consumers).chain(views).collect()
     }
 }
 
@@ -231,6 +267,7 @@ fn redrive(stage: &mut Stage, cast: &mut Cast) {
     assert_eq!(stage.waiting(), (0, poisoned), "rows waiting, and rows parked");
     stage.make_topic(NOWHERE);
     cast.consumers.push(stage.consumer("consumer-b", &[], None));
+    cast.views.push(stage.view("view-b", &[NOWHERE], None));
     assert_eq!(stage.redrive(), poisoned);
     stage.settle(&cast.all());
 }

@@ -43,8 +43,8 @@ impl Inbox {
     /// # Errors
     ///
     /// What `handler` returns, or an [`Error`] made into one; that batch is rolled back. One of them
-    /// is that another reader has moved the cursor: two with one consumer name stop each other
-    /// rather than handle anything twice.
+    /// is [`ErrorKind::Overtaken`](crate::ErrorKind::Overtaken): two readers with one consumer name
+    /// stop each other rather than handle anything twice.
     pub async fn run_stream<H, E>(&self, mut reader: Reader, handler: H) -> Result<(), E>
     where
         H: Fn(&Transaction<'_>, &[Record]) -> Result<(), E> + Send + Sync + 'static,
@@ -95,9 +95,9 @@ impl Inbox {
         if self.tables.cursor(&tx, names)? != Some(moved.to) {
             return Err(Error::ended().into());
         }
-        failpoint("inbox.before-commit");
+        failpoint("stream.before-commit");
         tx.commit().map_err(Error::commit)?;
-        failpoint("inbox.after-commit");
+        failpoint("stream.after-commit");
         Ok(())
     }
 }

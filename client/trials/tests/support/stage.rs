@@ -41,6 +41,8 @@ pub(crate) struct Stage {
     /// See [`Evidence`].
     pub(crate) forgotten: Vec<Op>,
     pub(crate) may_repeat: BTreeSet<[u8; 16]>,
+    /// Whether there is a view.
+    is_viewed: bool,
 }
 
 impl Stage {
@@ -68,6 +70,7 @@ impl Stage {
             seed,
             forgotten: Vec::new(),
             may_repeat: BTreeSet::new(),
+            is_viewed: false,
         };
         let installed = stage.runtime.block_on(stage.install());
         installed.unwrap_or_else(|error| panic!("cannot install the tables: {error}"));
@@ -207,6 +210,21 @@ impl Stage {
         self.process(name, &[&fixed[..], more].concat(), failpoint)
     }
 
+    pub(crate) fn view(
+        &mut self,
+        name: &str,
+        topics: &[&str],
+        failpoint: Option<&str>,
+    ) -> Process {
+        self.is_viewed = true;
+        let (driver, broker) = (driver_name(self.receiver.driver), self.proxy.address());
+        let url = &self.receiver.url;
+        let mut arguments =
+            vec!["view", "--driver", driver, "--database", url, "--broker", &broker, "--name", name];
+        arguments.extend(topics.iter().flat_map(|&topic| ["--topic", topic]));
+        self.process(name, &arguments, failpoint)
+    }
+
     pub(crate) fn consumer(&self, name: &str, more: &[&str], failpoint: Option<&str>) -> Process {
         let (driver, broker) = (driver_name(self.receiver.driver), self.proxy.address());
         let url = &self.receiver.url;
@@ -284,6 +302,15 @@ impl Stage {
         ops.unwrap_or_else(|error: Failure| panic!("cannot read the effects: {error}"))
     }
 
+    #[track_caller]
+    fn viewed(&self) -> Option<Vec<Op>> {
+        let ops = self.runtime.block_on(async {
+            with_database!(self.receiver.driver, &self.receiver.url, receiver => receiver.viewed().await)
+        });
+        let ops = ops.unwrap_or_else(|error: Failure| panic!("cannot read the view: {error}"));
+        self.is_viewed.then_some(ops)
+    }
+
     /// Everything that the broker's topics hold.
     #[track_caller]
     pub(crate) fn log(&self) -> Vec<Entry> {
@@ -300,11 +327,14 @@ impl Stage {
         })
     }
 
-    /// Waits until the outbox is empty and everything is settled.
+    /// Waits until the outbox is empty, and everything settled and viewed.
     #[track_caller]
     pub(crate) fn settle(&self, processes: &[&Process]) {
-        let quiet =
-            || self.waiting().0 == 0 && self.subscriptions().iter().all(|found| found.backlog == 0);
+        let quiet = || {
+            self.waiting().0 == 0
+                && self.subscriptions().iter().all(|found| found.backlog == 0)
+                && self.viewed().is_none_or(|viewed| viewed.len() >= self.log().len())
+        };
         if self.within(PATIENCE, quiet) {
             return;
         }
@@ -324,6 +354,7 @@ impl Stage {
             committed: self.committed(),
             forgotten: self.forgotten.clone(),
             effects: self.effects(),
+            viewed: self.viewed(),
             log: self.log(),
             may_repeat: self.may_repeat.clone(),
         };
