@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind};
 use crate::outbox::Outbox;
 use crate::tables::{Tables, Verdict, immediate};
 use crate::worker::Worker;
-use posthouse_client::failpoint::failpoint;
+use posthouse_client::failpoint::{during, failpoint};
 use posthouse_client::outbox::Floors;
 use posthouse_client::outbox::sql::Arrival;
 use posthouse_client::{Consumer, Delivery, Failure, Run};
@@ -264,7 +264,8 @@ impl Desk {
             self.inbox.tables.still_noted(&tx, &arrival)?;
         }
         failpoint("inbox.before-commit");
-        tx.commit().map_err(|error| refused(Error::commit(error)))?;
+        let committed = during("inbox.in-commit", || tx.commit());
+        committed.map_err(|error| refused(Error::commit(error)))?;
         failpoint("inbox.after-commit");
         if let Some(outbox) = &self.inbox.wakes {
             outbox.bell().ring();

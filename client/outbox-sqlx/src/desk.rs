@@ -5,7 +5,7 @@ use crate::driver::Driver;
 use crate::error::Error;
 use crate::sends::Bell;
 use crate::unbroken::unbroken;
-use posthouse_client::failpoint::failpoint;
+use posthouse_client::failpoint::{amid, failpoint};
 use posthouse_client::outbox::sql::{Arrival, Dialect, Floor, Sql};
 use posthouse_client::outbox::{Floors, StoreErrorKind};
 use posthouse_client::{Delivery, Failure, Fence, Offset, Retry};
@@ -176,7 +176,7 @@ impl<D: Driver> Desk<D> {
         let conclude = async move {
             failpoint("inbox.before-commit");
             let check = D::is_marked(&mark(delivery.fence()));
-            let concluded = commit_if::<D>(tx, check, None).await;
+            let concluded = amid(Some("inbox.in-commit"), commit_if::<D>(tx, check, None)).await;
             match &concluded {
                 Ok(_) => {
                     failpoint("inbox.after-commit");
@@ -229,7 +229,8 @@ impl<D: Driver> Desk<D> {
         let wakes = self.wakes.clone();
         let arrive = async move {
             failpoint("stream.before-commit");
-            drop(commit_if::<D>(tx, D::is_marked(BATCH), None).await?);
+            let commit = commit_if::<D>(tx, D::is_marked(BATCH), None);
+            drop(amid(Some("stream.in-commit"), commit).await?);
             failpoint("stream.after-commit");
             wakes.into_iter().for_each(Bell::ring);
             Ok(())

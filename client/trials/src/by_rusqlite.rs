@@ -1,10 +1,10 @@
 //! The trial's business on SQLite by way of rusqlite.
 
 use crate::Failure;
-use crate::by_sqlx::{INBOX, InCommit, PARKED_MAX, PATIENCE, VIEW, keys, message};
+use crate::by_sqlx::{INBOX, PARKED_MAX, PATIENCE, VIEW, keys, message};
 use crate::database::{Database, Handling, Outcome, Relaying};
 use crate::op::{Op, Plan, Style};
-use posthouse_client::failpoint::failpoint;
+use posthouse_client::failpoint::{during, failpoint};
 use posthouse_client::outbox::{RelayHandle, RowId};
 use posthouse_client::{Client, Consumer, Delivery, Reader, Record};
 use posthouse_outbox_rusqlite::{Error, ErrorKind, Inbox, Outbox};
@@ -64,9 +64,7 @@ impl Rusqlite {
             return Ok(Outcome::RolledBack);
         }
         failpoint("app.before-commit");
-        let in_commit = InCommit::begin(plan);
-        tx.commit()?;
-        drop(in_commit);
+        during("app.in-commit", || tx.commit())?;
         failpoint("app.after-commit");
         if let Some(bell) = bell {
             bell.ring();

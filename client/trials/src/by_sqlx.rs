@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::database::{Database, Handling, Outcome, Relaying};
 use crate::op::{KEYS, Op, POISON_KEYS, Plan, Style};
-use posthouse_client::failpoint::failpoint;
+use posthouse_client::failpoint::{amid, failpoint};
 use posthouse_client::outbox::{RelayHandle, RowId};
 use posthouse_client::{Client, Consumer, Message, Reader, Record};
 use posthouse_outbox_sqlx::Error;
@@ -59,39 +59,6 @@ pub(crate) fn keys() -> impl Iterator<Item = i64> {
 
 fn op((id, key, version, era): (i64, i64, i64, i64)) -> Op {
     Op { id, key, version, era }
-}
-
-/// Ends the process at `app.in-commit`, if that is armed and a commit takes long enough.
-#[derive(Debug)]
-pub(crate) struct InCommit(std::sync::Arc<std::sync::atomic::AtomicBool>);
-
-impl InCommit {
-    /// Call right before the commit; drop right behind it.
-    pub(crate) fn begin(plan: &Plan) -> Option<Self> {
-        let armed = std::env::var("POSTHOUSE_FAILPOINT").unwrap_or_default();
-        if !armed.starts_with("app.in-commit") {
-            return None;
-        }
-        let going_on = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
-        let watched = std::sync::Arc::clone(&going_on);
-        // At different moments of different commits.
-        let turns = 1 + 2_000 * plan.id.unsigned_abs().rem_euclid(20);
-        std::thread::spawn(move || {
-            for _ in 0..turns {
-                std::hint::spin_loop();
-            }
-            if watched.load(std::sync::atomic::Ordering::SeqCst) {
-                failpoint("app.in-commit");
-            }
-        });
-        Some(Self(going_on))
-    }
-}
-
-impl Drop for InCommit {
-    fn drop(&mut self) {
-        self.0.store(false, std::sync::atomic::Ordering::SeqCst);
-    }
 }
 
 macro_rules! database {
@@ -168,9 +135,7 @@ macro_rules! database {
                     return Ok(Outcome::RolledBack);
                 }
                 failpoint("app.before-commit");
-                let in_commit = InCommit::begin(plan);
-                tx.commit().await?;
-                drop(in_commit);
+                amid(Some("app.in-commit"), tx.commit()).await?;
                 failpoint("app.after-commit");
                 if let Some(bell) = bell {
                     bell.ring();

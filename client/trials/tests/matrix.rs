@@ -53,10 +53,12 @@ const CASES: &[(Victim, &str, u32)] = &[
     (Victim::App, "app.after-commit", 15),
     (Victim::Relay, "relay.after-scan", 3),
     (Victim::Relay, "relay.before-claim-commit", 3),
+    (Victim::Relay, "relay.in-claim-commit", 3),
     (Victim::Relay, "relay.after-claim-commit", 3),
     (Victim::Relay, "relay.after-send", 3),
     (Victim::Relay, "relay.after-ack", 3),
     (Victim::Relay, "relay.before-delete-commit", 2),
+    (Victim::Relay, "relay.in-delete-commit", 2),
     (Victim::Relay, "relay.after-delete-commit", 2),
     (Victim::Relay, "relay.after-fence", 1),
     (Victim::Relay, "relay.before-park", 1),
@@ -66,22 +68,28 @@ const CASES: &[(Victim, &str, u32)] = &[
     (Victim::Broker, "broker.after-sync", 3),
     (Victim::Broker, "broker.after-reply", 3),
     (Victim::Consumer, "inbox.before-commit", 10),
+    (Victim::Consumer, "inbox.in-commit", 10),
     (Victim::Consumer, "inbox.after-commit", 10),
     (Victim::View, "stream.before-commit", 3),
+    (Victim::View, "stream.in-commit", 3),
     (Victim::View, "stream.after-commit", 3),
     (Victim::ZombieRelay, "relay.after-scan", 2),
     (Victim::ZombieRelay, "relay.before-claim-commit", 2),
+    (Victim::ZombieRelay, "relay.in-claim-commit", 2),
     (Victim::ZombieRelay, "relay.after-claim-commit", 2),
     (Victim::ZombieRelay, "relay.after-send", 2),
     (Victim::ZombieRelay, "relay.after-ack", 2),
     (Victim::ZombieRelay, "relay.before-delete-commit", 2),
+    (Victim::ZombieRelay, "relay.in-delete-commit", 2),
     (Victim::ZombieRelay, "relay.after-delete-commit", 2),
     (Victim::ZombieRelay, "relay.after-fence", 1),
     (Victim::ZombieRelay, "relay.before-park", 1),
     (Victim::ZombieRelay, "relay.after-park", 1),
     (Victim::ZombieConsumer, "inbox.before-commit", 5),
+    (Victim::ZombieConsumer, "inbox.in-commit", 5),
     (Victim::ZombieConsumer, "inbox.after-commit", 5),
     (Victim::ZombieView, "stream.before-commit", 3),
+    (Victim::ZombieView, "stream.in-commit", 3),
     (Victim::ZombieView, "stream.after-commit", 3),
 ];
 
@@ -113,6 +121,9 @@ fn run_all(driver: Driver) {
             continue;
         }
         let case = Case { driver, victim, label, count, seed: number };
+        if !case.is_possible() {
+            continue;
+        }
         let tries = (count..count + TRIES).map(|count| Case { count, ..case });
         let struck = { tries }.any(Case::run);
         assert!(struck, "{case:?}: the zombie was never replaced");
@@ -166,6 +177,14 @@ impl Case {
         stage.judge(&format!("{self:?}"));
         assert_eq!(stage.fired(), [self.label], "{self:?}: the failpoints that fired");
         struck
+    }
+
+    /// A database in a file has no server that could be killed, and stays locked by whoever is stopped
+    /// while it commits: nobody takes over from a relay then.
+    fn is_possible(self) -> bool {
+        let is_server = matches!(self.driver, Driver::Postgres | Driver::Mariadb);
+        let is_locked = self.victim == Victim::ZombieRelay && self.label.contains(".in-");
+        is_server || !is_locked
     }
 
     fn is_poison(self) -> bool {

@@ -4,7 +4,7 @@ use super::Inbox;
 use crate::error::Error;
 use crate::tables::{immediate, still_open};
 use crate::worker::Worker;
-use posthouse_client::failpoint::failpoint;
+use posthouse_client::failpoint::{during, failpoint};
 use posthouse_client::outbox::batches::{next_batch, save_at_broker};
 use posthouse_client::{Offset, Reader, Record};
 use rusqlite::{Connection, Transaction};
@@ -96,7 +96,7 @@ impl Inbox {
             return Err(Error::ended().into());
         }
         failpoint("stream.before-commit");
-        tx.commit().map_err(Error::commit)?;
+        during("stream.in-commit", || tx.commit()).map_err(Error::commit)?;
         failpoint("stream.after-commit");
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The machine's queries as calls of the store.
 
 use super::machine::{Answer, Candidate, DatabaseFault, Draft, Query};
-use crate::failpoint::failpoint;
+use crate::failpoint::{amid, failpoint};
 use crate::outbox::encode::{self, Encoded};
 use crate::outbox::{
     Claim, Description, Lag, Park, Row, RowId, Step, Store, StoreError, StoreErrorKind,
@@ -223,7 +223,9 @@ async fn run_step<S: Store>(store: &mut S, step: &Step) -> Result<bool, StoreErr
     if !step.done.is_empty() {
         failpoint("relay.before-delete-commit");
     }
-    let is_done = store.step(step).await?;
+    let claiming = step.claim.is_some().then_some("relay.in-claim-commit");
+    let deleting = (!step.done.is_empty()).then_some("relay.in-delete-commit");
+    let is_done = amid(claiming, amid(deleting, store.step(step))).await?;
     if step.claim.is_some() {
         failpoint("relay.after-claim-commit");
     }
