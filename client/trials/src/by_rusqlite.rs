@@ -57,7 +57,9 @@ impl Rusqlite {
                 tx.execute(row, (op.topic(), op.message_key(), op.to_string()))?;
                 None
             }
-            Style::Enqueue | Style::Transaction => Some(self.outbox.enqueue(&tx, message(&op))?),
+            Style::Enqueue | Style::Transaction | Style::Send => {
+                Some(self.outbox.enqueue(&tx, message(&op))?)
+            }
         };
         if plan.rolls_back {
             tx.rollback()?;
@@ -83,14 +85,28 @@ impl Rusqlite {
             failpoint("app.before-commit");
             Ok(())
         });
-        match done {
-            Ok(()) => {
-                failpoint("app.after-commit");
-                Ok(Outcome::Committed)
+        ended(done)
+    }
+
+    /// With a message that is known before, and so the version; whoever is not the first to raise it
+    /// from there changes its mind.
+    fn operate_and_send(&self, plan: &Plan) -> Result<Outcome, Failure> {
+        let mut connection = self.open()?;
+        let read = "SELECT version FROM trial_key WHERE op_key = ?1";
+        let version: i64 = connection.query_row(read, [plan.key], |row| row.get(0))?;
+        let op = Op { id: plan.id, key: plan.key, version: version + 1, era: plan.era };
+        let done = self.outbox.send_with_transaction(&mut connection, message(&op), |tx| {
+            let raise =
+                "UPDATE trial_key SET version = version + 1 WHERE op_key = ?1 AND version = ?2";
+            let raised = tx.execute(raise, [plan.key, version])?;
+            Self::done(tx, "trial_op", &op)?;
+            if plan.rolls_back || raised == 0 {
+                return Err(rusqlite::Error::QueryReturnedNoRows);
             }
-            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(Outcome::RolledBack),
-            Err(error) => Err(error.into()),
-        }
+            failpoint("app.before-commit");
+            Ok(())
+        });
+        ended(done)
     }
 
     fn ops(&self, table: &str) -> Result<Vec<Op>, Failure> {
@@ -152,6 +168,7 @@ impl Database for Rusqlite {
         self.blocking(move |this| match plan.style {
             Style::Enqueue | Style::Insert => this.operate_by_hand(&plan),
             Style::Transaction => this.operate_in_closure(&plan),
+            Style::Send => this.operate_and_send(&plan),
         })
         .await
     }
@@ -219,6 +236,18 @@ impl Database for Rusqlite {
             Ok(this.outbox.redrive(&ids)?)
         })
         .await
+    }
+}
+
+/// How an operation in a closure ended, which fails like this if it changes its mind.
+fn ended(done: rusqlite::Result<()>) -> Result<Outcome, Failure> {
+    match done {
+        Ok(()) => {
+            failpoint("app.after-commit");
+            Ok(Outcome::Committed)
+        }
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(Outcome::RolledBack),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -61,6 +61,18 @@ fn op((id, key, version, era): (i64, i64, i64, i64)) -> Op {
     Op { id, key, version, era }
 }
 
+/// How an operation in a closure ended, which fails like this if it changes its mind.
+fn ended(done: sqlx::Result<()>) -> Result<Outcome, Failure> {
+    match done {
+        Ok(()) => {
+            failpoint("app.after-commit");
+            Ok(Outcome::Committed)
+        }
+        Err(sqlx::Error::RowNotFound) => Ok(Outcome::RolledBack),
+        Err(error) => Err(error.into()),
+    }
+}
+
 macro_rules! database {
     ($(#[$docs:meta])* $name:ident, $module:ident, $pool:expr, identity: $identity:literal, ignore: $ignore:literal) => {
         $(#[$docs])*
@@ -125,7 +137,7 @@ macro_rules! database {
                         Self::insert(&mut tx, &op).await?;
                         None
                     }
-                    Style::Enqueue | Style::Transaction => {
+                    Style::Enqueue | Style::Transaction | Style::Send => {
                         Some(self.outbox.enqueue(&mut tx, message(&op)).await?)
                     }
                 };
@@ -156,14 +168,29 @@ macro_rules! database {
                     failpoint("app.before-commit");
                     Ok(())
                 });
-                match done.await {
-                    Ok(()) => {
-                        failpoint("app.after-commit");
-                        Ok(Outcome::Committed)
+                ended(done.await)
+            }
+
+            /// With a message that is known before, and so the version; whoever is not the first to
+            /// raise it from there changes its mind.
+            async fn operate_and_send(&self, plan: &Plan) -> Result<Outcome, Failure> {
+                let (plan, key) = (*plan, plan.key);
+                let read = format!("SELECT version FROM trial_key WHERE op_key = {key}");
+                let (version,): (i64,) =
+                    sqlx::query_as(AssertSqlSafe(read)).fetch_one(&self.pool).await?;
+                let op = Op { id: plan.id, key, version: version + 1, era: plan.era };
+                let done = self.outbox.send_with_transaction(message(&op), async move |tx| {
+                    let raise = format!("UPDATE trial_key SET version = version + 1 WHERE op_key = {key} AND version = {version}");
+                    let raised = sqlx::query(AssertSqlSafe(raise)).execute(&mut **tx).await?;
+                    Self::done(tx, "trial_op", &op).await?;
+                    tokio::time::sleep(plan.hold).await;
+                    if plan.rolls_back || raised.rows_affected() == 0 {
+                        return Err(sqlx::Error::RowNotFound);
                     }
-                    Err(sqlx::Error::RowNotFound) => Ok(Outcome::RolledBack),
-                    Err(error) => Err(error.into()),
-                }
+                    failpoint("app.before-commit");
+                    Ok(())
+                });
+                ended(done.await)
             }
         }
 
@@ -195,6 +222,7 @@ macro_rules! database {
                 match plan.style {
                     Style::Enqueue | Style::Insert => self.operate_by_hand(plan).await,
                     Style::Transaction => self.operate_in_closure(plan).await,
+                    Style::Send => self.operate_and_send(plan).await,
                 }
             }
 

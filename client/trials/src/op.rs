@@ -108,6 +108,8 @@ pub enum Style {
     Enqueue,
     /// A closure and a collector of messages.
     Transaction,
+    /// A closure, and a message that is known before it.
+    Send,
     /// SQL, as a trigger or another language would.
     Insert,
 }

@@ -106,9 +106,10 @@ impl App {
             true => Duration::from_millis(20 + chance.below(150)),
             false => Duration::ZERO,
         };
-        let style = match chance.below(5) {
+        let style = match chance.below(6) {
             0 => Style::Insert,
             1 | 2 => Style::Transaction,
+            3 => Style::Send,
             _ => Style::Enqueue,
         };
         let key = i64::try_from(key).unwrap_or(i64::MAX);
