@@ -44,6 +44,8 @@ enum Victim {
     ZombieConsumer,
     /// A reader of streams that is stopped, and comes back when another one reads with its name.
     ZombieView,
+    /// The server of both databases, while the process of the place is stopped.
+    Databases,
 }
 
 /// Whom it befalls, the place, and the how-manieth time it is reached.
@@ -91,6 +93,12 @@ const CASES: &[(Victim, &str, u32)] = &[
     (Victim::ZombieView, "stream.before-commit", 3),
     (Victim::ZombieView, "stream.in-commit", 3),
     (Victim::ZombieView, "stream.after-commit", 3),
+    (Victim::Databases, "app.before-commit", 15),
+    (Victim::Databases, "relay.before-claim-commit", 2),
+    (Victim::Databases, "relay.in-claim-commit", 2),
+    (Victim::Databases, "relay.after-send", 2),
+    (Victim::Databases, "inbox.before-commit", 5),
+    (Victim::Databases, "stream.before-commit", 3),
 ];
 
 #[test]
@@ -155,16 +163,13 @@ impl Case {
     /// False if the zombie came back before it was replaced: nothing is shown then.
     fn run(self) -> bool {
         let mut stage = Stage::new(self.driver, self.seed, Base::shared);
-        stage.start_broker(self.arm(Victim::Broker).as_deref());
+        stage.start_broker(self.arm("broker.").as_deref());
         stage.make_topics();
-        let relay = self.arm(Victim::Relay).or_else(|| self.arm(Victim::ZombieRelay));
-        let consumer = self.arm(Victim::Consumer).or_else(|| self.arm(Victim::ZombieConsumer));
-        let relay = stage.relay("relay-a", &[], relay.as_deref());
-        let consumer = stage.consumer("consumer-a", &[], consumer.as_deref());
-        let view = self.arm(Victim::View).or_else(|| self.arm(Victim::ZombieView));
-        let view = stage.view("view-a", &TOPICS, view.as_deref());
+        let relay = stage.relay("relay-a", &[], self.arm("relay.").as_deref());
+        let consumer = stage.consumer("consumer-a", &[], self.arm("inbox.").as_deref());
+        let view = stage.view("view-a", &TOPICS, self.arm("stream.").as_deref());
         let poison: &[&str] = if self.is_poison() { &["--poison", "25"] } else { &[] };
-        let app = stage.app(OPERATIONS, poison, self.arm(Victim::App).as_deref());
+        let app = stage.app(OPERATIONS, poison, self.arm("app.").as_deref());
         let (relays, consumers, views) = (vec![relay], vec![consumer], vec![view]);
         let mut cast = Cast { app, relays, consumers, views };
         let struck = self.strike(&mut stage, &mut cast);
@@ -184,21 +189,21 @@ impl Case {
     fn is_possible(self) -> bool {
         let is_server = matches!(self.driver, Driver::Postgres | Driver::Mariadb);
         let is_locked = self.victim == Victim::ZombieRelay && self.label.contains(".in-");
-        is_server || !is_locked
+        is_server || (!is_locked && self.victim != Victim::Databases)
     }
 
     fn is_poison(self) -> bool {
         ["relay.after-fence", "relay.before-park", "relay.after-park"].contains(&self.label)
     }
 
-    /// What the victim is told.
-    fn arm(self, victim: Victim) -> Option<String> {
-        let stops = matches!(
+    /// What a part is told whose places begin like this.
+    fn arm(self, places: &str) -> Option<String> {
+        let dies = matches!(
             self.victim,
-            Victim::ZombieRelay | Victim::ZombieConsumer | Victim::ZombieView
+            Victim::App | Victim::Relay | Victim::Broker | Victim::Consumer | Victim::View
         );
-        let ending = if stops { ":stop" } else { "" };
-        (victim == self.victim).then(|| format!("{}:{}{ending}", self.label, self.count))
+        let ending = if dies { "" } else { ":stop" };
+        self.label.starts_with(places).then(|| format!("{}:{}{ending}", self.label, self.count))
     }
 
     /// Waits until it has struck, and repairs what it left.
@@ -227,6 +232,7 @@ impl Case {
             Victim::ZombieRelay => return zombie_relay(stage, cast),
             Victim::ZombieConsumer => zombie_consumer(stage, cast),
             Victim::ZombieView => zombie_view(stage, cast),
+            Victim::Databases => crash(stage, cast),
         }
         true
     }
@@ -270,6 +276,15 @@ fn zombie_view(stage: &mut Stage, cast: &mut Cast) {
     assert!(first.wait().success(), "{}", first.told());
     let was_overtaken = |view: &Process| view.count("overtaken") > 0;
     stage.until("one of the two was overtaken", || cast.views.iter().any(was_overtaken));
+}
+
+/// Ends the server under a process that is stopped, starts it again, and lets the process go on.
+fn crash(stage: &Stage, cast: &mut Cast) {
+    stage.until("a process is stopped", || !stage.fired().is_empty());
+    // The databases of this driver's cases are on one server that nobody else uses.
+    assert!(stage.sender.crash(), "there is no server");
+    let Cast { app, relays, consumers, views } = cast;
+    relays.iter_mut().chain(consumers).chain(views).chain([app]).for_each(Process::resume);
 }
 
 impl Cast {

@@ -210,17 +210,21 @@ impl Stage {
         self.process(name, &[&fixed[..], more].concat(), failpoint)
     }
 
-    pub(crate) fn view(
-        &mut self,
-        name: &str,
-        topics: &[&str],
-        failpoint: Option<&str>,
-    ) -> Process {
+    pub(crate) fn view(&mut self, name: &str, topics: &[&str], failpoint: Option<&str>) -> Process {
         self.is_viewed = true;
         let (driver, broker) = (driver_name(self.receiver.driver), self.proxy.address());
         let url = &self.receiver.url;
-        let mut arguments =
-            vec!["view", "--driver", driver, "--database", url, "--broker", &broker, "--name", name];
+        let mut arguments = vec![
+            "view",
+            "--driver",
+            driver,
+            "--database",
+            url,
+            "--broker",
+            &broker,
+            "--name",
+            name,
+        ];
         arguments.extend(topics.iter().flat_map(|&topic| ["--topic", topic]));
         self.process(name, &arguments, failpoint)
     }
