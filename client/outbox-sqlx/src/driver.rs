@@ -180,13 +180,18 @@ pub(crate) trait Driver: Debug + Send + Sync + Sized + 'static {
 const WRITTEN_OUT_MAX: usize = 16 << 10;
 const WRITTEN_OUT_ROWS_MAX: usize = 256;
 
-/// Whether these rows are written into a text rather than bound.
+/// Whether these rows are written into a text rather than bound, where both are possible.
 pub(crate) fn is_short(rows: &[NewRow]) -> bool {
+    rows.len() <= WRITTEN_OUT_ROWS_MAX && bytes(rows) <= WRITTEN_OUT_MAX
+}
+
+/// The bytes of rows.
+pub(crate) fn bytes(rows: &[NewRow]) -> usize {
     let bytes = |row: &NewRow| {
         let key = row.key.as_ref().map_or(0, |key| key.len());
         row.topic.len() + key + row.headers.len() + row.body.len()
     };
-    rows.len() <= WRITTEN_OUT_ROWS_MAX && rows.iter().map(bytes).sum::<usize>() <= WRITTEN_OUT_MAX
+    rows.iter().map(bytes).sum()
 }
 
 /// Statements of one transaction as one text.
@@ -247,7 +252,7 @@ macro_rules! same_for_all {
         ) -> sqlx::Result<()> {
             let is_kept = is_direct || Self::KEEP_STATEMENTS;
             for part in $crate::driver::parts(rows) {
-                if !is_kept && $crate::driver::is_short(part) {
+                if Self::is_written_out(part, is_kept) {
                     Self::run(connection, sql.enqueue_literally(part)).await?;
                     continue;
                 }

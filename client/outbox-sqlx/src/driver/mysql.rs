@@ -1,6 +1,6 @@
 //! MariaDB and MySQL.
 
-use super::{Driver, same_for_all};
+use super::{Driver, bytes, same_for_all};
 use posthouse_client::outbox::sql::{Dialect, Sql};
 use posthouse_client::outbox::{NewRow, StoreErrorKind};
 use sqlx::error::DatabaseError;
@@ -13,7 +13,18 @@ pub(crate) struct Maria;
 
 impl Maria {
     const KEEP_STATEMENTS: bool = true;
+
+    /// sqlx does not read the rest of an answer to a prepare whose future was dropped, and so waits
+    /// for ever in the rollback: the connection is lost to its pool. What has all in its text is not
+    /// prepared.
+    fn is_written_out(rows: &[NewRow], _is_kept: bool) -> bool {
+        bytes(rows) <= WRITTEN_OUT_MAX
+    }
 }
+
+/// Rows of so many bytes are written into the text of their insert, which is twice as long: every
+/// server takes that at once, whatever its `max_allowed_packet` is.
+const WRITTEN_OUT_MAX: usize = 1 << 20;
 
 /// Deadlock, lock wait timeout, refused by the cluster: nothing was committed.
 const ROLLED_BACK: [u16; 3] = [1213, 1205, 3101];

@@ -2,7 +2,7 @@
 
 mod copy;
 
-use super::{Driver, same_for_all};
+use super::{Driver, is_short, same_for_all};
 use crate::rows::{self, Columns, odd};
 use bytes::Bytes;
 use copy::{Malformed, Tuple, Tuples};
@@ -25,6 +25,10 @@ impl Pg {
     /// that a pooling proxy has lent. Without a name, one with bound values takes two round trips; with
     /// the values in its text it takes one, which is the better deal unless the text becomes long.
     const KEEP_STATEMENTS: bool = false;
+
+    fn is_written_out(rows: &[NewRow], is_kept: bool) -> bool {
+        !is_kept && is_short(rows)
+    }
 }
 
 /// A value as it came, whatever sqlx takes it for: it does not expect binary ones here.

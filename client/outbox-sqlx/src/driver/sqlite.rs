@@ -17,6 +17,10 @@ pub(crate) struct Lite;
 
 impl Lite {
     const KEEP_STATEMENTS: bool = true;
+
+    const fn is_written_out(_rows: &[NewRow], _is_kept: bool) -> bool {
+        false
+    }
 }
 
 /// The result code without its extension.
