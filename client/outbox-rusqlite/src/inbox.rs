@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep};
 
 /// How long a message's row is kept at least, so that a copy of it is recognised.
@@ -40,6 +41,8 @@ pub struct Inbox {
     window: Duration,
     floors: Arc<Floors>,
     wakes: Option<Outbox>,
+    /// Read by batches of streams that are under way, also if nobody waits for them any more.
+    at_work: Arc<RwLock<()>>,
 }
 
 impl Inbox {
@@ -52,6 +55,7 @@ impl Inbox {
             window: WINDOW,
             floors: Arc::new(Floors::default()),
             wakes: None,
+            at_work: Arc::default(),
         }
     }
 

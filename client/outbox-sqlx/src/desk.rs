@@ -16,6 +16,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep};
 
 /// How long a message's row is kept at least, unless set.
@@ -43,6 +44,8 @@ pub(crate) struct Desk<D: Driver> {
     pub(crate) window: Duration,
     pub(crate) floors: Arc<Floors>,
     pub(crate) wakes: Option<Bell>,
+    /// Read by batches whose commit is under way, also if nobody waits for it any more.
+    pub(crate) commits: Arc<RwLock<()>>,
 }
 
 /// Where one worker handles messages: the transaction that was begun behind the last one's commit, for
@@ -105,6 +108,7 @@ impl<D: Driver> Clone for Desk<D> {
             window: self.window,
             floors: Arc::clone(&self.floors),
             wakes: self.wakes.clone(),
+            commits: Arc::clone(&self.commits),
         }
     }
 }
@@ -118,7 +122,15 @@ impl<D: Driver> fmt::Debug for Desk<D> {
 impl<D: Driver> Desk<D> {
     pub(crate) fn new(pool: Pool<D::Db>, consumer: String) -> Self {
         let sql = Arc::new(Sql::standard(D::DIALECT));
-        Self { pool, sql, consumer, window: WINDOW, floors: Arc::default(), wakes: None }
+        Self {
+            pool,
+            sql,
+            consumer,
+            window: WINDOW,
+            floors: Arc::default(),
+            wakes: None,
+            commits: Arc::default(),
+        }
     }
 
     fn arrival(&self, delivery: &Delivery) -> Arrival {
@@ -194,8 +206,10 @@ impl<D: Driver> Desk<D> {
         unbroken(conclude).await?
     }
 
-    /// The place at which a stream goes on.
+    /// The place at which a stream goes on, once what an earlier run of this inbox commits is
+    /// committed.
     pub(crate) async fn cursor(&self, source: &str) -> Result<Option<Offset>, Error> {
+        drop(self.commits.write().await);
         let (pool, text) = (self.pool.clone(), self.sql.cursor(&self.consumer, source));
         let cursor = async move {
             let mut connection = pool.acquire().await?;
@@ -227,12 +241,14 @@ impl<D: Driver> Desk<D> {
     /// Commits the transaction of [`Self::advance`].
     pub(crate) async fn arrive(&self, tx: Transaction<'static, D::Db>) -> Result<(), Error> {
         let wakes = self.wakes.clone();
+        let under_way = Arc::clone(&self.commits).read_owned().await;
         let arrive = async move {
             failpoint("stream.before-commit");
             let commit = commit_if::<D>(tx, D::is_marked(BATCH), None);
             drop(amid(Some("stream.in-commit"), commit).await?);
             failpoint("stream.after-commit");
             wakes.into_iter().for_each(Bell::ring);
+            drop(under_way);
             Ok(())
         };
         unbroken(arrive).await?

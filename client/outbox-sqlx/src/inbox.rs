@@ -147,8 +147,8 @@ macro_rules! inbox {
             ///
             /// # Cancellation
             ///
-            /// Dropped, the batch at work is rolled back, or committed; run again, it goes on where
-            /// the database's cursor is.
+            /// Dropped, the batch at work is rolled back, or committed; run again, on this inbox or a
+            /// clone of it, it waits for that and goes on where the database's cursor is.
             ///
             /// # Errors
             ///

@@ -37,8 +37,8 @@ impl Inbox {
     ///
     /// # Cancellation
     ///
-    /// Dropped, the batch at work is carried out to its end or not at all; run again, it goes on
-    /// where the database's cursor is.
+    /// Dropped, the batch at work is carried out to its end or not at all; run again, on this inbox or
+    /// a clone of it, it waits for that and goes on where the database's cursor is.
     ///
     /// # Errors
     ///
@@ -61,7 +61,9 @@ impl Inbox {
             let next = batch.next;
             let moved = Move { topic: reader.topic().to_owned(), from: cursor, to: next };
             let (inbox, handler) = (self.clone(), Arc::clone(&handler));
+            let at_work = Arc::clone(&self.at_work).read_owned().await;
             let work = move |connection: &mut Connection| {
+                let _until_the_end = at_work;
                 inbox.take_batch(connection, &moved, |tx| handler(tx, &batch.records))
             };
             worker.call::<_, E>(work).await?;
@@ -72,6 +74,7 @@ impl Inbox {
     }
 
     async fn cursor(&self, worker: &Worker, topic: &str) -> Result<Option<Offset>, Error> {
+        drop(self.at_work.write().await);
         let (inbox, topic) = (self.clone(), topic.to_owned());
         let look = move |connection: &mut Connection| {
             inbox.tables.cursor(connection, [&inbox.consumer, &topic])
