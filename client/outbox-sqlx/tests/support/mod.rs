@@ -110,16 +110,21 @@ pub(crate) mod sqlite {
     }
 }
 
-/// Polls a future so often at most and drops it then; `None` if it was not done.
+/// Polls a future for some time and drops it then; `None` if it was not done. An odd `times` drops it
+/// where it waits, an even one when what it waited for is there.
 pub(crate) async fn polled<T>(future: impl Future<Output = T>, times: usize) -> Option<T> {
     let mut future = Box::pin(future);
-    let mut left = times;
+    let (mut left, drops_at_once) = (times.div_ceil(2), times % 2 == 1);
     std::future::poll_fn(|cx| {
         if left == 0 {
             return Poll::Ready(None);
         }
         left -= 1;
-        future.as_mut().poll(cx).map(Some)
+        let polled = future.as_mut().poll(cx);
+        if polled.is_pending() && left == 0 && drops_at_once {
+            return Poll::Ready(None);
+        }
+        polled.map(Some)
     })
     .await
 }
