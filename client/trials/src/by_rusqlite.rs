@@ -224,6 +224,17 @@ impl Database for Rusqlite {
         self.blocking(|this| this.ops("trial_view ORDER BY place")).await
     }
 
+    async fn forget_view(&self) -> Result<(), Failure> {
+        self.blocking(|this| {
+            let forget = format!(
+                "BEGIN; DELETE FROM trial_view; \
+                 DELETE FROM posthouse_stream_cursor WHERE consumer = '{VIEW}'; COMMIT"
+            );
+            Ok(this.open()?.execute_batch(&forget)?)
+        })
+        .await
+    }
+
     async fn waiting(&self) -> Result<(u64, u64), Failure> {
         let lag = self.blocking(|this| Ok(this.outbox.lag()?)).await?;
         Ok((lag.rows, lag.parked))

@@ -276,6 +276,11 @@ macro_rules! database {
                 self.ops("trial_view ORDER BY place").await
             }
 
+            async fn forget_view(&self) -> Result<(), Failure> {
+                self.sql("DELETE FROM trial_view".to_owned()).await?;
+                self.sql(format!("DELETE FROM posthouse_stream_cursor WHERE consumer = '{VIEW}'")).await
+            }
+
             async fn waiting(&self) -> Result<(u64, u64), Failure> {
                 let lag = self.outbox.lag().await?;
                 Ok((lag.rows, lag.parked))

@@ -121,6 +121,9 @@ pub trait Database: Clone + Send + Sync + 'static {
     /// The operations that the streams' reader saw, in order.
     fn viewed(&self) -> impl Future<Output = Result<Vec<Op>, Failure>> + Send;
 
+    /// Forgets the view and its cursors, so that it is made anew.
+    fn forget_view(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
     /// Rows in the outbox, and rows parked.
     fn waiting(&self) -> impl Future<Output = Result<(u64, u64), Failure>> + Send;
 

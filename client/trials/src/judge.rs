@@ -19,6 +19,9 @@ pub struct Evidence {
     pub viewed: Option<Vec<Op>>,
     /// The broker's topics, each in the order of its offsets.
     pub log: Vec<Entry>,
+    /// What stood in the log before the broker was put back to an older state: no view made since can
+    /// have it.
+    pub lost: BTreeSet<Op>,
     /// Messages that may stand in the log more than once: they stood there when the sender's database
     /// was put back to an older state, which may not know that they were sent.
     pub may_repeat: BTreeSet<[u8; 16]>,
@@ -142,7 +145,8 @@ impl Evidence {
                 firsts.push(*op);
             }
         }
-        let missing = self.committed.iter().filter(|op| !seen.contains(&op.id));
+        let is_missing = |op: &&Op| !seen.contains(&op.id) && !self.lost.contains(op);
+        let missing = self.committed.iter().filter(is_missing);
         wrong.extend(missing.copied().map(Violation::MissingInView));
         wrong.extend(out_of_order(&firsts).map(Violation::OutOfOrderInView));
     }
@@ -177,6 +181,7 @@ mod tests {
             effects: vec![op(2), op(1), op(3)],
             viewed: Some(vec![op(1), op(2), op(3)]),
             log: vec![entry(1), entry(2), entry(3)],
+            lost: BTreeSet::new(),
             may_repeat: BTreeSet::new(),
         }
     }
@@ -235,6 +240,8 @@ mod tests {
         };
         assert_eq!(viewed(&[2, 1, 3]).judge(), [], "two keys have no order");
         assert_eq!(viewed(&[1, 2]).judge(), [Violation::MissingInView(op(3))]);
+        let lost = Evidence { lost: BTreeSet::from([op(3)]), ..viewed(&[1, 2]) };
+        assert_eq!(lost.judge(), [], "the broker has lost it, too");
         assert_eq!(viewed(&[1, 2, 3, 3]).judge(), [Violation::DoubledInView(op(3))]);
         assert_eq!(viewed(&[3, 1, 2]).judge(), [Violation::OutOfOrderInView(op(1))]);
         let both = [Violation::GhostInView(op(4)), Violation::DoubledInView(op(4))];

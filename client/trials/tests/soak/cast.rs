@@ -5,7 +5,7 @@ use crate::special;
 use crate::support::base::Base;
 use crate::support::process::Process;
 use crate::support::stage::Stage;
-use posthouse_trials::{Chance, Driver};
+use posthouse_trials::{Chance, Driver, TOPICS};
 use std::time::Duration;
 
 /// Operations of one application.
@@ -15,12 +15,13 @@ const PACE: [&str; 2] = ["--pace", "20"];
 /// How long a fault may take to show that it hit.
 const SHOWN_WITHIN: Duration = Duration::from_secs(6);
 
-/// A stage with two relays and two consumers.
+/// A stage with two relays, two consumers and a view.
 #[derive(Debug)]
 pub(crate) struct Cast {
     pub(crate) stage: Stage,
     pub(crate) relays: [Option<Process>; 2],
     pub(crate) consumers: [Option<Process>; 2],
+    pub(crate) view: Option<Process>,
     /// What relays are told besides.
     pub(crate) relay_options: &'static [&'static str],
 }
@@ -33,7 +34,8 @@ impl Cast {
         let mut stage = Stage::new(driver, seed, Base::own);
         stage.start_broker(None);
         stage.make_topics();
-        Self { stage, relays: [None, None], consumers: [None, None], relay_options: &[] }
+        let (relays, consumers) = ([None, None], [None, None]);
+        Self { stage, relays, consumers, view: None, relay_options: &[] }
     }
 
     /// Starts what does not run.
@@ -51,6 +53,10 @@ impl Cast {
             if place.as_mut().is_none_or(|process| !process.is_running()) {
                 *place = Some(self.stage.consumer(name, &[], None));
             }
+        }
+        // One that was overtaken ends.
+        if self.view.as_mut().is_none_or(|process| !process.is_running()) {
+            self.view = Some(self.stage.view("view-a", &TOPICS, None));
         }
     }
 
@@ -93,7 +99,8 @@ impl Cast {
     /// Waits until nothing moves any more.
     pub(crate) fn rest(&mut self) {
         self.revive();
-        let all: Vec<&Process> = self.relays.iter().chain(&self.consumers).flatten().collect();
+        let all = self.relays.iter().chain(&self.consumers).chain([&self.view]);
+        let all: Vec<&Process> = all.flatten().collect();
         self.stage.settle(&all);
     }
 
@@ -124,6 +131,10 @@ impl Cast {
                 self.consumers[one].take().expect("it runs").kill();
                 true
             }
+            Fault::KillView => {
+                self.view.take().expect("it runs").kill();
+                true
+            }
             Fault::CutConnections => self.stage.proxy.cut() > 0,
             Fault::StallConnections => {
                 self.stage.proxy.stall(true);
@@ -136,6 +147,7 @@ impl Cast {
             }
             Fault::ZombieRelay => self.zombie_relay(),
             Fault::ZombieConsumer => self.zombie_consumer(chance),
+            Fault::ZombieView => self.zombie_view(),
             Fault::CrashSender => self.stage.sender.crash(),
             Fault::CrashReceiver => self.stage.receiver.crash(),
             Fault::RestoreSender | Fault::CloneSender | Fault::RestoreBroker => {
@@ -178,5 +190,20 @@ impl Cast {
         });
         consumer.resume();
         ended
+    }
+    fn zombie_view(&mut self) -> bool {
+        let mut first = self.view.take().expect("it runs");
+        let held = first.count("holding");
+        self.stage.within(SHOWN_WITHIN, || first.count("holding") > held);
+        first.freeze();
+        let second = self.stage.view("view-b", &TOPICS, None);
+        // There has to be something to read.
+        let mut more = self.stage.app(OPERATIONS, &[], None);
+        let overtakes = second.hear_within("holding", SHOWN_WITHIN).is_some();
+        first.resume();
+        self.stage.within(SHOWN_WITHIN, || first.count("overtaken") > 0);
+        assert!(more.wait().success(), "{}", more.told());
+        // Each may be the one that goes on, in one topic or the other: a third one does.
+        overtakes
     }
 }

@@ -11,10 +11,13 @@ pub(crate) enum Fault {
     KillRelay,
     KillBroker,
     KillConsumer,
+    KillView,
     /// A relay is stopped, replaced, and comes back.
     ZombieRelay,
     /// A consumer is stopped for longer than its leases, and comes back.
     ZombieConsumer,
+    /// A reader of streams is stopped while another one reads with its name, and comes back.
+    ZombieView,
     CutConnections,
     /// What was sent arrives late, or never.
     StallConnections,
@@ -30,16 +33,18 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// Those that strike while an application works.
-    pub(crate) const PLAIN: [Self; 10] = [
+    pub(crate) const PLAIN: [Self; 12] = [
         Self::KillBroker,
         Self::KillRelay,
         Self::CrashSender,
         Self::ZombieRelay,
         Self::KillConsumer,
+        Self::ZombieView,
         Self::CutConnections,
         Self::CrashReceiver,
         Self::ZombieConsumer,
         Self::KillApp,
+        Self::KillView,
         Self::StallConnections,
     ];
 

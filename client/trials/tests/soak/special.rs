@@ -75,7 +75,8 @@ fn clone_sender(cast: &mut Cast) {
 }
 
 /// The broker is put back to a state in which it does not know what it acknowledged since. The relay
-/// must not go on as if nothing were, and must go on when it is told.
+/// must not go on as if nothing were, and must go on when it is told; the view is made anew, as its
+/// cursors say nothing any more.
 fn restore_broker(cast: &mut Cast) {
     cast.stage.broker.take().expect("it runs").stop();
     let (data, old) = (cast.stage.path("broker"), cast.stage.path("broker.old"));
@@ -84,10 +85,16 @@ fn restore_broker(cast: &mut Cast) {
     let app = cast.stage.app(OPERATIONS, &[], None);
     cast.finish(app);
 
+    cast.view.take().expect("it runs").kill();
+    let before = cast.stage.log();
     cast.stage.broker.take().expect("it runs").stop();
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&old, &data).unwrap();
     cast.stage.start_broker(None);
+    let kept: BTreeSet<_> = cast.stage.log().iter().map(|entry| entry.op).collect();
+    let gone = before.iter().map(|entry| entry.op).filter(|op| !kept.contains(op));
+    cast.stage.lost.extend(gone);
+    cast.stage.forget_view();
     let app = cast.stage.app(OPERATIONS, &[], None);
     for relay in &mut cast.relays {
         let mut relay = relay.take().expect("it runs");

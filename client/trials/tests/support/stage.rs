@@ -41,6 +41,7 @@ pub(crate) struct Stage {
     /// See [`Evidence`].
     pub(crate) forgotten: Vec<Op>,
     pub(crate) may_repeat: BTreeSet<[u8; 16]>,
+    pub(crate) lost: BTreeSet<Op>,
     /// Whether there is a view.
     is_viewed: bool,
 }
@@ -70,6 +71,7 @@ impl Stage {
             seed,
             forgotten: Vec::new(),
             may_repeat: BTreeSet::new(),
+            lost: BTreeSet::new(),
             is_viewed: false,
         };
         let installed = stage.runtime.block_on(stage.install());
@@ -315,6 +317,15 @@ impl Stage {
         self.is_viewed.then_some(ops)
     }
 
+    /// Forgets the view; nobody may be at work on it.
+    #[track_caller]
+    pub(crate) fn forget_view(&self) {
+        let done = self.runtime.block_on(async {
+            with_database!(self.receiver.driver, &self.receiver.url, receiver => receiver.forget_view().await)
+        });
+        done.unwrap_or_else(|error: Failure| panic!("cannot forget the view: {error}"));
+    }
+
     /// Everything that the broker's topics hold.
     #[track_caller]
     pub(crate) fn log(&self) -> Vec<Entry> {
@@ -360,6 +371,7 @@ impl Stage {
             effects: self.effects(),
             viewed: self.viewed(),
             log: self.log(),
+            lost: self.lost.clone(),
             may_repeat: self.may_repeat.clone(),
         };
         let wrong: Vec<String> = evidence.judge().iter().map(ToString::to_string).collect();
