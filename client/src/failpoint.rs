@@ -52,6 +52,10 @@ mod armed {
     /// Turns of a loop per count that a place in the midst of something is away from its begin.
     const TURNS: u64 = 500;
 
+    /// Comes back once the process is stopped: until then this thread would go on beyond the place.
+    const STOP: &str = "kill -s STOP $PPID; for i in $(seq 500); do \
+         grep -q '^State:.T' /proc/$PPID/status && exit; sleep 0.01; done";
+
     struct Armed {
         label: String,
         /// Stops there instead of aborting.
@@ -157,8 +161,7 @@ mod armed {
             if !self.stops {
                 std::process::abort();
             }
-            let stopped =
-                std::process::Command::new("sh").args(["-c", "kill -s STOP $PPID"]).status();
+            let stopped = std::process::Command::new("sh").args(["-c", STOP]).status();
             assert!(stopped.is_ok_and(|status| status.success()), "cannot stop at {label}");
         }
     }

@@ -258,6 +258,7 @@ impl Desk {
             fence: delivery.fence(),
             created_at: delivery.created_at(),
         };
+        failpoint("inbox.before-insert");
         let tx = immediate(connection)?;
         let verdict = self.inbox.tables.admit(&tx, &arrival)?;
         if verdict != Verdict::New && !forgets() {

@@ -156,6 +156,7 @@ impl<D: Driver> Desk<D> {
         self.floors.note(&arrival.source, floor.place, floor.fence);
         let (pool, sql) = (self.pool.clone(), Arc::clone(&self.sql));
         let admit = async move {
+            failpoint("inbox.before-insert");
             let mut tx = match begun {
                 Some(tx) => tx,
                 None => D::begin(&pool).await?,
@@ -170,9 +171,14 @@ impl<D: Driver> Desk<D> {
         };
         let admitted = unbroken(admit).await?;
         if let Ok(Admitted::Duplicate | Admitted::Stale) = &admitted {
-            let is_stale = matches!(admitted, Ok(Admitted::Stale));
             let (id, offset, source) = (delivery.id(), delivery.offset(), source(delivery));
-            tracing::debug!(%id, %offset, source, is_stale, "not handled again");
+            match admitted {
+                Ok(Admitted::Stale) => tracing::info!(
+                    %id, %offset, source,
+                    "stale delivery refused: the message was handled under a later one"
+                ),
+                _ => tracing::debug!(%id, %offset, source, "message was handled before"),
+            }
         }
         admitted
     }

@@ -69,6 +69,7 @@ const CASES: &[(Victim, &str, u32)] = &[
     (Victim::Broker, "broker.after-write", 3),
     (Victim::Broker, "broker.after-sync", 3),
     (Victim::Broker, "broker.after-reply", 3),
+    (Victim::Consumer, "inbox.before-insert", 10),
     (Victim::Consumer, "inbox.before-commit", 10),
     (Victim::Consumer, "inbox.in-commit", 10),
     (Victim::Consumer, "inbox.after-commit", 10),
@@ -87,6 +88,7 @@ const CASES: &[(Victim, &str, u32)] = &[
     (Victim::ZombieRelay, "relay.after-fence", 1),
     (Victim::ZombieRelay, "relay.before-park", 1),
     (Victim::ZombieRelay, "relay.after-park", 1),
+    (Victim::ZombieConsumer, "inbox.before-insert", 5),
     (Victim::ZombieConsumer, "inbox.before-commit", 5),
     (Victim::ZombieConsumer, "inbox.in-commit", 5),
     (Victim::ZombieConsumer, "inbox.after-commit", 5),
@@ -166,7 +168,7 @@ impl Case {
         stage.start_broker(self.arm("broker.").as_deref());
         stage.make_topics();
         let relay = stage.relay("relay-a", &[], self.arm("relay.").as_deref());
-        let consumer = stage.consumer("consumer-a", &[], self.arm("inbox.").as_deref());
+        let consumer = self.consumer(&stage);
         let view = stage.view("view-a", &TOPICS, self.arm("stream.").as_deref());
         let poison: &[&str] = if self.is_poison() { &["--poison", "25"] } else { &[] };
         let app = stage.app(OPERATIONS, poison, self.arm("app.").as_deref());
@@ -182,6 +184,23 @@ impl Case {
         stage.judge(&format!("{self:?}"));
         assert_eq!(stage.fired(), [self.label], "{self:?}: the failpoints that fired");
         struck
+    }
+
+    /// The one that is to be stopped before it writes does one thing at a time: with another
+    /// transaction open it would hold up whoever takes over.
+    fn consumer(self, stage: &Stage) -> Process {
+        let failpoint = self.arm("inbox.");
+        match self.is_late() {
+            true => {
+                let alone = &["--concurrency", "1"];
+                stage.consumer_of(&TOPICS[..1], "consumer-a", alone, failpoint.as_deref())
+            }
+            false => stage.consumer("consumer-a", &[], failpoint.as_deref()),
+        }
+    }
+
+    fn is_late(self) -> bool {
+        self.victim == Victim::ZombieConsumer && self.label == "inbox.before-insert"
     }
 
     /// A database in a file has no server that could be killed, and stays locked by whoever is stopped
@@ -230,6 +249,7 @@ impl Case {
                 cast.views.push(stage.view("view-a", &TOPICS, None));
             }
             Victim::ZombieRelay => return zombie_relay(stage, cast),
+            Victim::ZombieConsumer if self.is_late() => late_consumer(stage, cast),
             Victim::ZombieConsumer => zombie_consumer(stage, cast),
             Victim::ZombieView => zombie_view(stage, cast),
             Victim::Databases => crash(stage, cast),
@@ -261,6 +281,18 @@ fn zombie_consumer(stage: &Stage, cast: &mut Cast) {
     second.hear_within("holding", TAKE_OVER);
     cast.consumers[0].resume();
     cast.consumers.push(second);
+}
+
+/// One that has written nothing when it is stopped: another one does all its work, and what it writes
+/// when it comes back is refused by the database.
+fn late_consumer(stage: &Stage, cast: &mut Cast) {
+    stage.until("the consumer is stopped", || !stage.fired().is_empty());
+    cast.consumers.push(stage.consumer("consumer-b", &[], None));
+    assert!(cast.app.wait().success(), "{}", cast.app.told());
+    stage.settle(&cast.all());
+    cast.consumers[0].resume();
+    let late = &cast.consumers[0];
+    stage.until("its late write is refused", || late.has_logged("stale delivery refused"));
 }
 
 fn zombie_view(stage: &mut Stage, cast: &mut Cast) {

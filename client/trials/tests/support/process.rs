@@ -90,6 +90,11 @@ impl Process {
         lines.0.iter().rev().find(is_state).is_some_and(|line| line == "active")
     }
 
+    /// Whether it has logged this.
+    pub(crate) fn has_logged(&self, text: &str) -> bool {
+        std::fs::read_to_string(&self.log).unwrap_or_default().contains(text)
+    }
+
     /// What it said and logged last.
     pub(crate) fn told(&self) -> String {
         let lines = self.said.lines.lock().unwrap();

@@ -231,7 +231,18 @@ impl Stage {
         self.process(name, &arguments, failpoint)
     }
 
+    /// A consumer of all topics.
     pub(crate) fn consumer(&self, name: &str, more: &[&str], failpoint: Option<&str>) -> Process {
+        self.consumer_of(&self.topics, name, more, failpoint)
+    }
+
+    pub(crate) fn consumer_of(
+        &self,
+        topics: &[&str],
+        name: &str,
+        more: &[&str],
+        failpoint: Option<&str>,
+    ) -> Process {
         let (driver, broker) = (driver_name(self.receiver.driver), self.proxy.address());
         let url = &self.receiver.url;
         let mut arguments = vec![
@@ -245,7 +256,7 @@ impl Stage {
             "--name",
             name,
         ];
-        arguments.extend(self.topics.iter().flat_map(|&topic| ["--topic", topic]));
+        arguments.extend(topics.iter().flat_map(|&topic| ["--topic", topic]));
         arguments.extend(more);
         self.process(name, &arguments, failpoint)
     }
