@@ -4,7 +4,7 @@ use crate::fault::{Fault, Seen};
 use crate::special;
 use crate::support::base::Base;
 use crate::support::process::Process;
-use crate::support::stage::Stage;
+use crate::support::stage::{LEASE, Stage};
 use posthouse_trials::{Chance, Driver, TOPICS};
 use std::time::Duration;
 
@@ -14,6 +14,9 @@ const OPERATIONS: u32 = 60;
 const PACE: [&str; 2] = ["--pace", "20"];
 /// How long a fault may take to show that it hit.
 const SHOWN_WITHIN: Duration = Duration::from_secs(6);
+
+/// How often a zombie may miss its moment.
+const ZOMBIE_TRIES: u32 = 4;
 
 /// A stage with two relays, two consumers and a view.
 #[derive(Debug)]
@@ -180,29 +183,42 @@ impl Cast {
 
     fn zombie_consumer(&mut self, chance: &mut Chance) -> bool {
         let one = usize::from(chance.percent(50));
-        // Frozen in the middle of its work, if there is some.
-        let Some(consumer) = &mut self.consumers[one] else { return false };
-        let held = consumer.count("holding");
-        self.stage.within(SHOWN_WITHIN, || consumer.count("holding") > held);
-        consumer.freeze();
-        let ended = self.stage.within(SHOWN_WITHIN, || {
-            self.stage.subscriptions().iter().any(|found| found.delayed > 0)
-        });
-        consumer.resume();
-        ended
+        (0..ZOMBIE_TRIES).any(|_| {
+            // There has to be something to handle.
+            let mut more = self.stage.app(OPERATIONS, &[], None);
+            let Some(consumer) = &mut self.consumers[one] else { return false };
+            // Frozen in a transaction: what it has not taken is not missed.
+            consumer.hear_next("holding", SHOWN_WITHIN);
+            consumer.freeze();
+            let ended = self.stage.within(3 * LEASE, || {
+                self.stage.subscriptions().iter().any(|found| found.delayed > 0)
+            });
+            consumer.resume();
+            assert!(more.wait().success(), "{}", more.told());
+            ended
+        })
     }
+
+    /// On SQLite nobody overtakes one that was stopped while it had the database locked.
     fn zombie_view(&mut self) -> bool {
+        (0..ZOMBIE_TRIES).any(|_| {
+            self.revive();
+            self.is_view_overtaken()
+        })
+    }
+
+    fn is_view_overtaken(&mut self) -> bool {
         let mut first = self.view.take().expect("it runs");
+        // There has to be something to read.
+        let mut more = self.stage.app(OPERATIONS, &[], None);
         let held = first.count("holding");
         self.stage.within(SHOWN_WITHIN, || first.count("holding") > held);
         first.freeze();
         let second = self.stage.view("view-b", &TOPICS, None);
-        // There has to be something to read.
-        let mut more = self.stage.app(OPERATIONS, &[], None);
-        let overtakes = second.hear_within("holding", SHOWN_WITHIN).is_some();
+        let overtakes = second.hear_within("holding", 3 * LEASE).is_some();
         first.resume();
-        self.stage.within(SHOWN_WITHIN, || first.count("overtaken") > 0);
         assert!(more.wait().success(), "{}", more.told());
+        self.stage.within(3 * LEASE, || first.count("overtaken") > 0);
         // Each may be the one that goes on, in one topic or the other: a third one does.
         overtakes
     }

@@ -77,6 +77,16 @@ impl Process {
         find(&lines.0)
     }
 
+    /// Waits until it says another line that begins like this, and comes back at once; for so long at
+    /// most, or until it ends.
+    pub(crate) fn hear_next(&self, start: &str, patience: Duration) {
+        let count = |lines: &[String]| lines.iter().filter(|line| line.starts_with(start)).count();
+        let lines = self.said.lines.lock().unwrap();
+        let before = count(&lines.0);
+        let silent = |(lines, ended): &mut (Vec<String>, bool)| count(lines) == before && !*ended;
+        drop(self.said.more.wait_timeout_while(lines, patience, silent).unwrap());
+    }
+
     /// How often it has said a line that begins like this.
     pub(crate) fn count(&self, start: &str) -> usize {
         let lines = self.said.lines.lock().unwrap();
