@@ -199,6 +199,29 @@ fn tables_can_be_made_by_many_at_once_and_are_missed_by_name() {
     assert_eq!(Outbox::new(&path).prefix("a;b").unwrap_err().kind(), ErrorKind::Invalid);
 }
 
+/// A file that nobody has used before gets its log from whoever is first; SQLite lets the others wait
+/// for that only mostly.
+#[test]
+fn many_files_can_be_made_by_many_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in 0..100 {
+        let path = folder.path().join(format!("{file}.db"));
+        let start = Arc::new(Barrier::new(8));
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let (outbox, start) = (Outbox::new(&path), Arc::clone(&start));
+                std::thread::spawn(move || {
+                    start.wait();
+                    outbox.install()
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap().unwrap();
+        }
+    }
+}
+
 #[test]
 fn threads_send_with_their_own_connections() {
     let shop = Shop::new();
