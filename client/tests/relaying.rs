@@ -443,25 +443,6 @@ async fn relay_that_has_ended_says_why_as_often_as_it_is_asked() {
     assert_eq!(relay.shutdown().await, Err(first));
 }
 
-/// Only that of the looks: the lease is prolonged over the other.
-#[tokio::test]
-async fn connection_that_goes_silent_is_given_up_with_the_lease_s_time() {
-    let (_broker, client) = started().await;
-    let database = Memory::new();
-    let relay = relay(&database, &client).lease(Duration::from_secs(1)).spawn();
-    until(|| relay.stats().state == RelayState::Active).await;
-    database.with(|tables| tables.silent_looks = 1);
-    until(|| database.with(|tables| tables.silent_looks == 0)).await;
-
-    database.enqueue("orders", 3);
-    until(|| is_empty(&database)).await;
-
-    assert_eq!(log(&client, "orders").await, [1, 2, 3]);
-    let said = relay.stats().last_error.unwrap();
-    assert!(said.contains("no answer within the lease's time"), "{said}");
-    relay.shutdown().await.unwrap();
-}
-
 #[tokio::test]
 async fn tables_of_another_version_end_the_relay() {
     let (_broker, client) = started().await;

@@ -17,8 +17,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::RwLock;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
+/// How long the next run of a stream waits for the commit of an earlier one.
+const COMMIT_MAX: Duration = Duration::from_secs(5);
 /// How long a message's row is kept at least, unless set.
 const WINDOW: Duration = Duration::from_secs(7 * 86_400);
 /// Between two collections of rows that are not needed any more.
@@ -213,9 +215,9 @@ impl<D: Driver> Desk<D> {
     }
 
     /// The place at which a stream goes on, once what an earlier run of this inbox commits is
-    /// committed.
+    /// committed or has taken too long: read too soon, the cursor costs a run, not its order.
     pub(crate) async fn cursor(&self, source: &str) -> Result<Option<Offset>, Error> {
-        drop(self.commits.write().await);
+        drop(timeout(COMMIT_MAX, self.commits.write()).await);
         let (pool, text) = (self.pool.clone(), self.sql.cursor(&self.consumer, source));
         let cursor = async move {
             let mut connection = pool.acquire().await?;

@@ -148,7 +148,7 @@ macro_rules! inbox {
             /// # Cancellation
             ///
             /// Dropped, the batch at work is rolled back, or committed; run again, on this inbox or a
-            /// clone of it, it waits for that and goes on where the database's cursor is.
+            /// clone of it, it waits for that, up to 5 s, and goes on where the database's cursor is.
             ///
             /// # Errors
             ///

@@ -31,8 +31,9 @@ macro_rules! outbox {
 
             /// Makes the tables of outbox and inbox if they are not there, and brings those of an
             /// older version up to date, with what is in them; programs of the version before go on
-            /// working meanwhile. Any number of processes may do it at the same time. It only looks
-            /// if there is nothing to do, newer tables included.
+            /// sending and receiving meanwhile, but their relays end. Any number of processes may do
+            /// it at the same time. It changes nothing if there is nothing to do, newer tables
+            /// included.
             ///
             /// # Errors
             ///
@@ -83,8 +84,10 @@ macro_rules! outbox {
             /// anything else is locked: before the insert it waits for every other transaction that
             /// has enqueued a message of this key in this way, and others wait for this one.
             ///
-            /// Two transactions that take several keys in different orders can wait for each other;
-            /// the database ends one of them then. On PostgreSQL the lock is an advisory one, and
+            /// It waits as the database waits for locks: `lock_timeout` on PostgreSQL,
+            /// `innodb_lock_wait_timeout` on MariaDB. Transactions that take several keys can wait for
+            /// each other; the database ends one of them then. The tables must be up to date, see
+            /// [`Self::install`]. On PostgreSQL the lock is an advisory one, and
             /// `posthouse_order_key` takes it in SQL; on MariaDB and MySQL it is a row of
             /// `posthouse_outbox_order`; on SQLite whoever writes is alone already.
             ///

@@ -17,6 +17,9 @@ const MANY: u32 = 500;
 
 /// No answer of the database for so long, and the connection is given up.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// The same for looks: meanwhile the lease is prolonged over another connection, so that no other
+/// relay would hand anything over.
+const LOOK_MAX: Duration = Duration::from_secs(20);
 
 /// The outbox tables of one database over one connection, made when it is needed.
 ///
@@ -49,7 +52,15 @@ impl<D: Driver> Tables<D> {
     }
 
     async fn query(&mut self, sql: String) -> Result<Vec<D::Row>, StoreError> {
-        let done = timeout(ANSWER_MAX, async {
+        self.query_within(ANSWER_MAX, sql).await
+    }
+
+    async fn query_within(
+        &mut self,
+        longest: Duration,
+        sql: String,
+    ) -> Result<Vec<D::Row>, StoreError> {
+        let done = timeout(longest, async {
             let mut connection = self.connection().await?;
             let rows = D::query(&mut connection, sql).await?;
             self.connection = Some(Kept(connection));
@@ -75,15 +86,15 @@ impl<D: Driver> Tables<D> {
         Ok(self.write(statements).await?.first() == Some(&1))
     }
 
-    async fn read_rows(&mut self, sql: String) -> Result<Vec<Row>, StoreError> {
-        let rows = self.query(D::bulk(sql)).await?;
+    async fn read_rows(&mut self, longest: Duration, sql: String) -> Result<Vec<Row>, StoreError> {
+        let rows = self.query_within(longest, D::bulk(sql)).await?;
         let rows = rows.iter().map(|row| rows::row(&Bulk::<D>(row)));
         rows.collect::<sqlx::Result<_>>().map_err(|error| failed::<D>(error))
     }
 
     /// The same, in a way that is best for many rows.
     async fn read_many(&mut self, sql: String) -> Result<Vec<Row>, StoreError> {
-        let done = timeout(ANSWER_MAX, async {
+        let done = timeout(LOOK_MAX, async {
             let mut connection = self.connection().await?;
             let rows = D::read_many(&mut connection, sql).await?;
             self.connection = Some(Kept(connection));
@@ -98,9 +109,10 @@ fn answered<D: Driver, T>(
 ) -> Result<T, StoreError> {
     match done {
         Ok(done) => done.map_err(|error| failed::<D>(error)),
-        Err(_elapsed) => {
-            Err(StoreError::new(StoreErrorKind::Transient, "no answer within a minute"))
-        }
+        Err(_elapsed) => Err(StoreError::new(
+            StoreErrorKind::Transient,
+            "no answer of the database for too long",
+        )),
     }
 }
 
@@ -247,7 +259,7 @@ impl<D: Driver> Store for Tables<D> {
     }
 
     async fn rows(&mut self, ids: &[RowId]) -> Result<Vec<Row>, StoreError> {
-        self.read_rows(self.sql.rows(ids)).await
+        self.read_rows(ANSWER_MAX, self.sql.rows(ids)).await
     }
 
     async fn scan(
@@ -258,7 +270,10 @@ impl<D: Driver> Store for Tables<D> {
         bytes_max: u64,
     ) -> Result<Vec<Row>, StoreError> {
         let sql = self.sql.scan(gaps, after, rows_max, bytes_max);
-        if rows_max < MANY { self.read_rows(sql).await } else { self.read_many(sql).await }
+        match rows_max < MANY {
+            true => self.read_rows(LOOK_MAX, sql).await,
+            false => self.read_many(sql).await,
+        }
     }
 
     async fn sweep(
@@ -287,7 +302,7 @@ impl<D: Driver> Store for Tables<D> {
     }
 
     async fn lag(&mut self) -> Result<Lag, StoreError> {
-        let rows = self.query(self.sql.lag()).await?;
+        let rows = self.query_within(LOOK_MAX, self.sql.lag()).await?;
         only::<D, _>(&rows, lag::<D>)
     }
 

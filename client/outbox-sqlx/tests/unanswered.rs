@@ -1,10 +1,11 @@
-//! A commit that the database has made and whose answer is lost on the way.
+//! A commit that the database has made and whose answer is lost on the way, and a look without one.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and its tasks end with it")]
 
 #[expect(dead_code, reason = "shared with tests that need the rest of it")]
 mod support;
 
+use posthouse_client::outbox::{RowId, Store as _, StoreErrorKind};
 use posthouse_client::{Message, Outcome};
 use posthouse_databases::{MariaDb, Postgres};
 use posthouse_outbox_sqlx::{Error, mysql, postgres};
@@ -128,3 +129,25 @@ unanswered!(
     },
     MySqlPoolOptions
 );
+
+/// A relay's lease is prolonged over another connection meanwhile.
+#[tokio::test]
+async fn look_without_an_answer_is_given_up() {
+    let (pool, ()) = support::postgres::pool().await;
+    let outbox = postgres::Outbox::new(pool.clone());
+    outbox.install().await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    let lock = "LOCK TABLE posthouse_outbox IN ACCESS EXCLUSIVE MODE";
+    sqlx::query(lock).execute(&mut *tx).await.unwrap();
+    let mut store = outbox.store();
+    for rows_max in [10, 1000] {
+        let look = store.scan(&[], RowId(0), rows_max, 1 << 20);
+        let look = tokio::time::timeout(2 * SECONDS, look).await.expect("it is given up");
+        let error = look.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Transient, "{error}");
+        assert!(error.to_string().contains("no answer"), "{error}");
+    }
+    tx.rollback().await.unwrap();
+
+    assert_eq!(store.scan(&[], RowId(0), 10, 1 << 20).await.unwrap(), []);
+}

@@ -41,6 +41,8 @@ const BYTES_LIMIT: u64 = 8 << 20;
 const DEPTH_LIMIT: usize = 64;
 /// A shorter lease would be lost whenever the database pauses.
 const LEASE_MIN: Duration = Duration::from_secs(1);
+/// Shortest time for which late commits keep their order: what is found late has to be read yet.
+const LATE_MIN: Duration = Duration::from_secs(1);
 /// Shortest wait between looks.
 const POLL_MIN: Duration = Duration::from_millis(1);
 
@@ -70,8 +72,7 @@ impl<S: Store> Relay<S> {
     }
 
     /// How long the lease lasts without being prolonged: so long after a relay was killed another
-    /// one takes over. At least 1 s; 15 s unless set. A shutdown gives it back at once. A look at the
-    /// table may take as long, too, before its connection is given up.
+    /// one takes over. At least 1 s; 15 s unless set. A shutdown gives it back at once.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease.max(LEASE_MIN);
         self
@@ -112,10 +113,10 @@ impl<S: Store> Relay<S> {
     }
 
     /// For how long the order of a key holds: its messages come in the order of their transactions
-    /// if none of these stays open for longer than this after its insert. 60 s unless set; for that
-    /// time, each look asks for the numbers that rolled back transactions have left, too.
+    /// if none of these stays open for longer than this after its insert. 60 s unless set, and 1 s at
+    /// least; for that time, each look asks for the numbers that rolled back transactions have left.
     pub fn late_commits(mut self, longest: Duration) -> Self {
-        self.settings.gap_life = longest;
+        self.settings.gap_life = longest.max(LATE_MIN);
         self
     }
 

@@ -37,8 +37,6 @@ pub(crate) struct Tables {
     pub(crate) standing: Standing,
     pub(crate) description: Description,
     pub(crate) faults: VecDeque<Fault>,
-    /// So many looks get no answer.
-    pub(crate) silent_looks: u32,
     /// Every call fails.
     pub(crate) is_away: bool,
     next: u64,
@@ -67,7 +65,6 @@ impl Memory {
             standing: Standing { epoch: 0, claimed: 0, acked: 0 },
             description,
             faults: VecDeque::new(),
-            silent_looks: 0,
             is_away: false,
             next: 0,
             lease: None,
@@ -254,14 +251,6 @@ impl Store for Memory {
     ) -> Result<Vec<Row>, StoreError> {
         let is_asked =
             |id: RowId| id > after || gaps.iter().any(|gap| (gap.first..=gap.last).contains(&id));
-        let is_silent = self.with(|tables| {
-            let left = tables.silent_looks.checked_sub(1);
-            tables.silent_looks = left.unwrap_or_default();
-            left.is_some()
-        });
-        if is_silent {
-            std::future::pending::<()>().await;
-        }
         self.call(|tables| {
             let asked = tables.rows.values().filter(|row| is_asked(row.id));
             asked.take(rows_max as usize).cloned().collect()

@@ -9,6 +9,11 @@ use posthouse_client::outbox::batches::{next_batch, save_at_broker};
 use posthouse_client::{Offset, Reader, Record};
 use rusqlite::{Connection, Transaction};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long the next run of a stream waits for the batch of an earlier one.
+const AT_WORK_MAX: Duration = Duration::from_secs(5);
 
 impl Inbox {
     /// Reads a topic in batches, each handled in one transaction that also moves the cursor which
@@ -38,7 +43,7 @@ impl Inbox {
     /// # Cancellation
     ///
     /// Dropped, the batch at work is carried out to its end or not at all; run again, on this inbox or
-    /// a clone of it, it waits for that and goes on where the database's cursor is.
+    /// a clone of it, it waits for that, up to 5 s, and goes on where the database's cursor is.
     ///
     /// # Errors
     ///
@@ -74,7 +79,8 @@ impl Inbox {
     }
 
     async fn cursor(&self, worker: &Worker, topic: &str) -> Result<Option<Offset>, Error> {
-        drop(self.at_work.write().await);
+        // Read too soon, the cursor costs a run, not its order.
+        drop(timeout(AT_WORK_MAX, self.at_work.write()).await);
         let (inbox, topic) = (self.clone(), topic.to_owned());
         let look = move |connection: &mut Connection| {
             inbox.tables.cursor(connection, [&inbox.consumer, &topic])

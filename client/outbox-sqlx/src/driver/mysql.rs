@@ -22,8 +22,8 @@ impl Maria {
     }
 }
 
-/// Rows of so many bytes are written into the text of their insert, which is twice as long: every
-/// server takes that at once, whatever its `max_allowed_packet` is.
+/// Rows of so many bytes are written into the text of their insert, which is twice as long, and an
+/// eighth of what a server takes at once unless its `max_allowed_packet` is set.
 const WRITTEN_OUT_MAX: usize = 1 << 20;
 
 /// Deadlock, lock wait timeout, refused by the cluster: nothing was committed.

@@ -293,6 +293,12 @@ impl Machine {
         !self.reading.gaps.ranges().is_empty()
     }
 
+    /// Lets the rows that are ready wait for too long.
+    #[cfg(test)]
+    pub(crate) fn read_again(&mut self) {
+        self.forget_rows();
+    }
+
     /// Lets the time pass for which it does.
     #[cfg(test)]
     pub(crate) fn end_gaps(&mut self) {
@@ -518,20 +524,12 @@ impl Machine {
     /// deleted by then.
     fn forget_rows(&mut self) {
         self.forget_look();
-        self.let_wait();
-        self.reading = Reading::new(&self.settings);
-    }
-
-    /// Takes back the rows that were read and are not claimed; gives them ascending.
-    fn let_wait(&mut self) -> Vec<RowId> {
-        let bad = self.bad.drain(..).map(|(row, _)| row);
-        let mut rows: Vec<_> = self.ready.drain(..).chain(bad).collect();
-        rows.sort_unstable();
-        for row in &rows {
-            self.held.remove(row);
+        let waiting = self.ready.drain(..).chain(self.bad.drain(..).map(|(row, _)| row));
+        for row in waiting {
+            self.held.remove(&row);
         }
         self.ready_bytes = 0;
-        rows
+        self.reading = Reading::new(&self.settings);
     }
 
     fn forget_look(&mut self) {

@@ -573,7 +573,7 @@ impl Bounds {
             world.relays[at].machine.end_gaps();
         } else if matches!(action, Action::ReadyWaits(_)) {
             world.spent.waits += 1;
-            world.relays[at].machine.read_again(NOW.at);
+            world.relays[at].machine.read_again();
             world.run(at);
         } else if matches!(action, Action::Look(_)) {
             let Look::Asked(look) = world.relays[at].look.take()? else { return None };

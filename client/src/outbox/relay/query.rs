@@ -45,26 +45,6 @@ pub(super) struct Report {
     pub(super) claims: BTreeMap<u64, Commit>,
 }
 
-impl Report {
-    /// Of a query that was given up.
-    pub(super) fn unanswered() -> Self {
-        Self::failed(StoreError::new(
-            StoreErrorKind::Transient,
-            "no answer within the lease's time",
-        ))
-    }
-
-    fn failed(error: StoreError) -> Self {
-        let fault = match error.kind() {
-            StoreErrorKind::Transient => DatabaseFault::Transient,
-            StoreErrorKind::NotInstalled => DatabaseFault::NotInstalled,
-            StoreErrorKind::Permanent => DatabaseFault::Permanent,
-        };
-        let (found, claims) = (Found::Nothing, BTreeMap::new());
-        Self { answer: Err(fault), error: Some(error), found, claims }
-    }
-}
-
 /// What the machine does not need to know.
 pub(super) enum Found {
     Nothing,
@@ -109,7 +89,15 @@ impl Job {
         let claims = self.claims;
         match result {
             Ok((answer, found)) => Report { answer: Ok(answer), error: None, found, claims },
-            Err(error) => Report { claims, ..Report::failed(error) },
+            Err(error) => {
+                let fault = match error.kind() {
+                    StoreErrorKind::Transient => DatabaseFault::Transient,
+                    StoreErrorKind::NotInstalled => DatabaseFault::NotInstalled,
+                    StoreErrorKind::Permanent => DatabaseFault::Permanent,
+                };
+                let found = Found::Nothing;
+                Report { answer: Err(fault), error: Some(error), found, claims }
+            }
         }
     }
 

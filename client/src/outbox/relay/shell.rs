@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::error::RequestError;
 
@@ -175,16 +175,9 @@ impl<S: Store> Shell<S> {
         self.query = self.store.take().map(|store| job.start(store));
     }
 
-    /// One that takes as long as the lease is given up with its connection: the lease is prolonged over
-    /// another, so nobody else would hand anything over meanwhile.
     fn look(&mut self, query: Query) {
-        let Some(reader) = self.reader.take() else { return };
-        let spare = reader.beside();
         let job = Job::new(query, (self.owner.clone(), self.lease), BTreeMap::new());
-        let look = timeout(self.lease, job.start(reader));
-        self.look = Some(Box::pin(async move {
-            look.await.unwrap_or_else(|_elapsed| (spare, Report::unanswered()))
-        }));
+        self.look = self.reader.take().map(|reader| job.start(reader));
     }
 
     /// Encodes the next claim while the one before it is recorded. One that does not encode, which was

@@ -53,7 +53,11 @@ impl Sql {
     pub fn is_installed(&self) -> String {
         let state = self.table("outbox_state");
         match self.dialect {
-            Dialect::Postgres => format!("SELECT 1 WHERE to_regclass('{state}') IS NOT NULL"),
+            // Where tables are made, not where one of this name is found first.
+            Dialect::Postgres => format!(
+                "SELECT 1 FROM pg_tables \
+                 WHERE schemaname = current_schema() AND tablename = '{state}'"
+            ),
             Dialect::Mysql => format!(
                 "SELECT 1 FROM information_schema.tables \
                  WHERE table_schema = DATABASE() AND table_name = '{state}'"

@@ -54,18 +54,10 @@ impl Machine {
         self.looking.is_none() && self.ready.is_empty()
     }
 
-    /// Rows that waited for long are not claimed as they were read.
+    /// Rows that waited for long are not claimed as they were read. Everything is read again: as gaps
+    /// they would not be asked for any more once those have ended, and lose their order.
     pub(super) fn read_again_if_old(&mut self, now: Time) {
         if self.can_claim() && self.ready_since.after(READY_MAX) < now {
-            self.read_again(now);
-        }
-    }
-
-    /// Asks for the rows that are ready like for rows that come late, or reads all from the beginning
-    /// if they are too scattered for that.
-    pub(in crate::outbox::relay) fn read_again(&mut self, now: Time) {
-        let rows = self.let_wait();
-        if self.reading.reopen(&rows, now, self.settings.gap_life).is_some() {
             self.forget_rows();
         }
     }

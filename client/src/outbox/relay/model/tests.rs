@@ -114,7 +114,7 @@ fn rows_that_wait_too_long_to_be_claimed() {
     let bounds = Bounds { gap_ends: 1, ..bounds };
     holds("rows that wait, and gaps that end", &bounds, 40_000);
     let bounds = Bounds { rows_max: 2, gaps_max: 2, waits: 1, ..bounds };
-    holds("rows that wait, too scattered", &bounds, 60_000);
+    holds("rows that wait, few gaps", &bounds, 60_000);
 }
 
 #[test]
