@@ -64,8 +64,8 @@
 //!   this package never leaves a pooled connection in a transaction.
 //! - With MariaDB and MySQL, handlers and closures that are not dropped while they run a query with
 //!   bound values for the first time on a connection: sqlx 0.9 loses that connection to its pool if it
-//!   is preparing then. The statements of this package are not prepared there, but for messages of
-//!   more than a mebibyte.
+//!   is preparing then. The statements of this package are not prepared there, but for what is
+//!   enqueued at once and has more than a mebibyte.
 //! - PostgreSQL 13, MariaDB 10.6, MySQL 8.0.29 or SQLite 3.37, or newer. Tested with PostgreSQL 15,
 //!   MariaDB 10.11, and the SQLite that sqlx brings; MySQL gets the same SQL and is not tested.
 //! - Behind a proxy that pools transactions (pgbouncer) nothing else. Your own queries with bound

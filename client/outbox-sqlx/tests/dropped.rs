@@ -6,10 +6,10 @@
 mod support;
 
 use posthouse_client::outbox::RowId;
-use posthouse_client::{Client, Message, Outgoing, Position, Record, Start, SubscriptionSettings};
+use posthouse_client::{Client, Message, Outgoing, Position, Record};
 use posthouse_outbox_sqlx::{Error, postgres};
 use std::time::Duration;
-use support::{SECONDS, broker, polled};
+use support::{SECONDS, broker, polled, quick};
 
 /// Short, long, and longer than what a socket takes at once.
 const SIZES: [usize; 3] = [1, 20_000, 600_000];
@@ -253,17 +253,6 @@ enum End {
 
 fn order(bytes: usize) -> Outgoing {
     Message::new(vec![b'x'; bytes]).to("orders")
-}
-
-/// A subscription that backs off for a millisecond.
-async fn quick(client: &Client) {
-    let settings = SubscriptionSettings {
-        attempts_max: 1000,
-        backoff_ms_first: 1,
-        backoff_ms_max: 2,
-        ..SubscriptionSettings::default()
-    };
-    client.admin().create_subscription("orders", "quick", settings, Start::Earliest).await.unwrap();
 }
 
 /// Waits until everything in that subscription is settled.

@@ -14,7 +14,7 @@ use posthouse_outbox_sqlx::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use support::{SECONDS, broker, polled};
+use support::{SECONDS, broker, polled, quick};
 
 on_each! {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -394,17 +394,6 @@ async fn settled(client: &Client) {
 
 async fn backlog(client: &Client, subscription: &str) -> u64 {
     client.admin().describe_subscription("orders", subscription).await.unwrap().backlog
-}
-
-/// A subscription that backs off for a millisecond.
-async fn quick(client: &Client) {
-    let settings = SubscriptionSettings {
-        attempts_max: 1000,
-        backoff_ms_first: 1,
-        backoff_ms_max: 2,
-        ..SubscriptionSettings::default()
-    };
-    client.admin().create_subscription("orders", "quick", settings, Start::Earliest).await.unwrap();
 }
 
 /// Two deliveries of one message: of a consumer that is gone, and of the one after it.

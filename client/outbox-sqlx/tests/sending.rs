@@ -6,6 +6,7 @@
     reason = "a test may panic, and its tasks end with it"
 )]
 
+#[expect(dead_code, reason = "shared with tests that need the rest of it")]
 mod support;
 
 use posthouse_client::outbox::{RelayHandle, RowId};

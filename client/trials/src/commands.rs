@@ -6,8 +6,9 @@ pub(crate) mod consumer;
 pub(crate) mod relay;
 pub(crate) mod view;
 
+use clap::Args;
 use posthouse_client::Client;
-use posthouse_trials::Failure;
+use posthouse_trials::{Driver, Failure};
 use std::fmt;
 use std::io::Write as _;
 use std::time::Duration;
@@ -37,10 +38,28 @@ impl Interrupt {
     }
 }
 
-/// A connection to the broker, which may be down for long.
-pub(crate) async fn connect(address: &str, name: &str) -> Result<Client, Failure> {
-    let client = Client::builder().server(address).name(name);
-    let patience = Duration::from_secs(60);
-    let client = client.connect_timeout(patience).operation_timeout(patience);
-    Ok(client.connect().await?)
+/// What every part is told that has a database and talks to the broker.
+#[derive(Debug, Args)]
+pub(crate) struct Member {
+    #[arg(long)]
+    pub(crate) driver: Driver,
+    /// The database: a relay's is the sender's, another part's the receiver's
+    #[arg(long)]
+    pub(crate) database: String,
+    /// Address of the broker
+    #[arg(long)]
+    broker: String,
+    /// Tells this part from others in the broker's log
+    #[arg(long)]
+    pub(crate) name: String,
+}
+
+impl Member {
+    /// A connection to the broker, which may be down for long.
+    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        let client = Client::builder().server(&self.broker).name(&self.name);
+        let patience = Duration::from_secs(60);
+        let client = client.connect_timeout(patience).operation_timeout(patience);
+        Ok(client.connect().await?)
+    }
 }

@@ -1,7 +1,7 @@
 //! Databases and a broker for the tests of this package.
 
 use posthouse_broker::{Broker, Config};
-use posthouse_client::{Client, Consumer, TopicSettings};
+use posthouse_client::{Client, Consumer, Start, SubscriptionSettings, TopicSettings};
 use posthouse_databases::{MariaDb, Postgres};
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
@@ -21,6 +21,17 @@ pub(crate) async fn broker() -> (Broker, Client) {
     // Settles nothing, so that everything stays to be looked at.
     client.admin().ensure_subscription("orders", "audit").await.unwrap();
     (broker, client)
+}
+
+/// A subscription that backs off for a millisecond.
+pub(crate) async fn quick(client: &Client) {
+    let settings = SubscriptionSettings {
+        attempts_max: 1000,
+        backoff_ms_first: 1,
+        backoff_ms_max: 2,
+        ..SubscriptionSettings::default()
+    };
+    client.admin().create_subscription("orders", "quick", settings, Start::Earliest).await.unwrap();
 }
 
 /// Bodies in the order in which they come, all of them acked.

@@ -1,8 +1,8 @@
 //! `posthouse-trial consumer`: an inbox on every topic.
 
-use super::{Interrupt, connect, say};
+use super::{Interrupt, Member, say};
 use clap::Args;
-use posthouse_trials::{Database, Driver, Failure, Handling, SUBSCRIPTION, with_database};
+use posthouse_trials::{Database, Failure, Handling, SUBSCRIPTION, with_database};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -10,17 +10,8 @@ use tokio::task::JoinSet;
 /// A consumer.
 #[derive(Debug, Args)]
 pub(crate) struct Consumer {
-    #[arg(long)]
-    driver: Driver,
-    /// The receiver's database
-    #[arg(long)]
-    database: String,
-    /// Address of the broker
-    #[arg(long)]
-    broker: String,
-    /// Tells this consumer from others in the broker's log
-    #[arg(long)]
-    name: String,
+    #[command(flatten)]
+    member: Member,
     /// Topics to consume
     #[arg(long, required = true)]
     topic: Vec<String>,
@@ -37,14 +28,13 @@ pub(crate) struct Consumer {
 
 impl Consumer {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let driver = self.driver;
-        let url = self.database.clone();
+        let (driver, url) = (self.member.driver, self.member.database.clone());
         with_database!(driver, &url, database => self.work(database).await)
     }
 
     async fn work<D: Database>(self, database: D) -> Result<(), Failure> {
         let mut interrupt = Interrupt::new()?;
-        let client = connect(&self.broker, &self.name).await?;
+        let client = self.member.connect().await?;
         let (stop, stopped) = watch::channel(false);
         let mut runs = JoinSet::new();
         for topic in &self.topic {

@@ -1,9 +1,9 @@
 //! `posthouse-trial relay`: hands messages over to the broker, or stands by.
 
-use super::{Interrupt, connect, say};
+use super::{Interrupt, Member, say};
 use clap::Args;
 use posthouse_client::outbox::{RelayState, RelayStats};
-use posthouse_trials::{Database, Driver, Failure, Relaying, with_database};
+use posthouse_trials::{Database, Failure, Relaying, with_database};
 use std::time::Duration;
 use tokio::time::interval;
 
@@ -13,17 +13,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A relay.
 #[derive(Debug, Args)]
 pub(crate) struct Relay {
-    #[arg(long)]
-    driver: Driver,
-    /// The sender's database
-    #[arg(long)]
-    database: String,
-    /// Address of the broker
-    #[arg(long)]
-    broker: String,
-    /// Tells this relay from others
-    #[arg(long)]
-    name: String,
+    #[command(flatten)]
+    member: Member,
     /// Milliseconds of silence after which another relay takes over
     #[arg(long, default_value_t = 1_000)]
     lease: u64,
@@ -40,16 +31,15 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let driver = self.driver;
-        let url = self.database.clone();
+        let (driver, url) = (self.member.driver, self.member.database.clone());
         with_database!(driver, &url, database => self.work(database).await)
     }
 
     async fn work<D: Database>(self, database: D) -> Result<(), Failure> {
         let mut interrupt = Interrupt::new()?;
-        let client = connect(&self.broker, &self.name).await?;
+        let client = self.member.connect().await?;
         let how = Relaying {
-            name: self.name,
+            name: self.member.name,
             lease: Duration::from_millis(self.lease),
             batch: self.batch,
             accept_restored_broker: self.accept_restored_broker,

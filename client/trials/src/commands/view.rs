@@ -1,9 +1,9 @@
 //! `posthouse-trial view`: reads every topic as a stream, into a database that keeps the cursors.
 
-use super::{Interrupt, connect, say};
+use super::{Interrupt, Member, say};
 use clap::Args;
 use posthouse_client::{Client, Position};
-use posthouse_trials::{Database, Driver, Failure, Handling, with_database};
+use posthouse_trials::{Database, Failure, Handling, with_database};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -13,17 +13,8 @@ const AFTER_FAILURE: Duration = Duration::from_millis(50);
 /// A view.
 #[derive(Debug, Args)]
 pub(crate) struct View {
-    #[arg(long)]
-    driver: Driver,
-    /// The receiver's database
-    #[arg(long)]
-    database: String,
-    /// Address of the broker
-    #[arg(long)]
-    broker: String,
-    /// Tells this view from others
-    #[arg(long)]
-    name: String,
+    #[command(flatten)]
+    member: Member,
     /// Topics to read
     #[arg(long, required = true)]
     topic: Vec<String>,
@@ -31,15 +22,14 @@ pub(crate) struct View {
 
 impl View {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let driver = self.driver;
-        let url = self.database.clone();
+        let (driver, url) = (self.member.driver, self.member.database.clone());
         with_database!(driver, &url, database => self.work(database).await)
     }
 
     /// Ends when it was overtaken in every topic.
     async fn work<D: Database>(self, database: D) -> Result<(), Failure> {
         let mut interrupt = Interrupt::new()?;
-        let client = connect(&self.broker, &self.name).await?;
+        let client = self.member.connect().await?;
         let mut runs = JoinSet::new();
         for topic in self.topic {
             runs.spawn(read(client.clone(), database.clone(), topic));

@@ -206,27 +206,17 @@ impl Stage {
         more: &[&str],
         failpoint: Option<&str>,
     ) -> Process {
-        let (driver, broker) = (driver_name(self.sender.driver), self.proxy.address());
-        let fixed =
-            ["relay", "--driver", driver, "--database", url, "--broker", &broker, "--name", name];
-        self.process(name, &[&fixed[..], more].concat(), failpoint)
+        let broker = self.proxy.address();
+        let mut arguments = member("relay", self.sender.driver, url, [&broker, name]);
+        arguments.extend(more);
+        self.process(name, &arguments, failpoint)
     }
 
     pub(crate) fn view(&mut self, name: &str, topics: &[&str], failpoint: Option<&str>) -> Process {
         self.is_viewed = true;
-        let (driver, broker) = (driver_name(self.receiver.driver), self.proxy.address());
-        let url = &self.receiver.url;
-        let mut arguments = vec![
-            "view",
-            "--driver",
-            driver,
-            "--database",
-            url,
-            "--broker",
-            &broker,
-            "--name",
-            name,
-        ];
+        let broker = self.proxy.address();
+        let driver = self.receiver.driver;
+        let mut arguments = member("view", driver, &self.receiver.url, [&broker, name]);
         arguments.extend(topics.iter().flat_map(|&topic| ["--topic", topic]));
         self.process(name, &arguments, failpoint)
     }
@@ -243,19 +233,9 @@ impl Stage {
         more: &[&str],
         failpoint: Option<&str>,
     ) -> Process {
-        let (driver, broker) = (driver_name(self.receiver.driver), self.proxy.address());
-        let url = &self.receiver.url;
-        let mut arguments = vec![
-            "consumer",
-            "--driver",
-            driver,
-            "--database",
-            url,
-            "--broker",
-            &broker,
-            "--name",
-            name,
-        ];
+        let broker = self.proxy.address();
+        let driver = self.receiver.driver;
+        let mut arguments = member("consumer", driver, &self.receiver.url, [&broker, name]);
         arguments.extend(topics.iter().flat_map(|&topic| ["--topic", topic]));
         arguments.extend(more);
         self.process(name, &arguments, failpoint)
@@ -401,6 +381,17 @@ impl Stage {
         let text = std::fs::read_to_string(self.path(FAILPOINTS)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
+}
+
+/// What every part is told that has a database and talks to the broker.
+fn member<'a>(
+    part: &'a str,
+    driver: Driver,
+    url: &'a str,
+    [broker, name]: [&'a str; 2],
+) -> Vec<&'a str> {
+    let driver = driver_name(driver);
+    vec![part, "--driver", driver, "--database", url, "--broker", broker, "--name", name]
 }
 
 const fn driver_name(driver: Driver) -> &'static str {
