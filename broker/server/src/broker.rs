@@ -44,14 +44,28 @@ const LOOKS_BYTES_MAX: usize = 64 << 10;
 
 /// A running broker.
 ///
-/// Dropping it stops it as [`Broker::shutdown`] does, without waiting for the end.
+/// Dropping it stops it as [`Broker::shutdown`] does, without waiting for the end. A broker of
+/// [`Config::temporary`] stops at once instead, and the drop returns when it has: nothing of it is
+/// left, not even if the process ends now.
 #[derive(Debug)]
 pub struct Broker {
     addresses: Vec<String>,
     connector: Connector,
-    stop: watch::Sender<bool>,
+    temporary: bool,
+    stop: watch::Sender<Stop>,
     stopped: watch::Receiver<Option<Exit>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the broker was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// To go on.
+    No,
+    /// To end as [`Broker::stop`] says.
+    Drain,
+    /// To end now: nobody will read what it has.
+    AtOnce,
 }
 
 /// Reaches a broker of the same process over in-memory pipes.
@@ -136,9 +150,10 @@ impl Broker {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
         let (pipes, inner) = mpsc::channel(PIPES_WAITING);
-        let (stop, stopping) = watch::channel(false);
+        let (stop, stopping) = watch::channel(Stop::No);
         let (ended, stopped) = watch::channel(None);
         let (ready, started) = oneshot::channel();
+        let temporary = config.is_temporary();
         let thread = std::thread::Builder::new()
             .name("posthouse-core".to_owned())
             .spawn(move || {
@@ -150,7 +165,7 @@ impl Broker {
         let bug = || StartError::Exit(Exit::Bug("the core died while starting".to_owned()));
         let addresses = started.await.map_err(|_| bug())??;
         let connector = Connector { pipes };
-        Ok(Self { addresses, connector, stop, stopped, thread: Some(thread) })
+        Ok(Self { addresses, connector, temporary, stop, stopped, thread: Some(thread) })
     }
 
     /// Where it listens: `HOST:PORT` or `unix:PATH`, in the order of the configuration.
@@ -176,7 +191,7 @@ impl Broker {
     /// Asks it to stop: refuses new work, answers what is under way, makes everything durable and
     /// writes a checkpoint. Returns at once; [`Broker::stopped`] tells the end.
     pub fn stop(&self) {
-        self.stop.send_replace(true);
+        self.stop.send_replace(Stop::Drain);
     }
 
     /// Stops it and waits for the end.
@@ -195,7 +210,22 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.stop();
+        let Some(thread) = self.thread.take() else { return };
+        if !self.temporary {
+            return self.stop();
+        }
+        // Its directory goes with its thread; a process that ended first would leave it behind.
+        self.stop.send_replace(Stop::AtOnce);
+        if thread.join().is_err() {
+            tracing::error!("the core panicked");
+        }
+    }
+}
+
+/// Waits until the broker was told to end at once, which it may never be.
+async fn told_at_once(mut stopping: watch::Receiver<Stop>) {
+    if stopping.wait_for(|stop| *stop == Stop::AtOnce).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -205,7 +235,7 @@ type Ready = oneshot::Sender<Result<Vec<String>, StartError>>;
 struct Shard {
     config: Config,
     inner: mpsc::Receiver<DuplexStream>,
-    stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<Stop>,
 }
 
 impl Shard {
@@ -257,14 +287,24 @@ impl Shard {
         if ready.send(Ok(addresses)).is_err() {
             tracing::warn!("whoever started the broker has gone");
         }
+        let at_once = told_at_once(stopping.clone());
         let run = Run { inbox: &inbox, stopping, checkpoints: &checkpoints };
-        let ended = run.until_stopped(&mut core).await;
-        accepting.iter().for_each(tokio::task::JoinHandle::abort);
-        let ended = match ended {
-            Ok(()) => drain(&mut core, &inbox, &connections, config.drain_timeout).await,
-            Err(exit) => Err(exit),
+        let work = async {
+            let ended = run.until_stopped(&mut core).await;
+            accepting.iter().for_each(tokio::task::JoinHandle::abort);
+            ended?;
+            drain(&mut core, &inbox, &connections, config.drain_timeout).await
         };
-        finish(core, checkpoints, ended)
+        let ended = tokio::select! {
+            biased;
+            () = at_once => None,
+            ended = work => Some(ended),
+        };
+        if let Some(ended) = ended {
+            return finish(core, checkpoints, ended);
+        }
+        checkpoints.abandon();
+        Exit::Clean
     }
 }
 
@@ -349,7 +389,7 @@ impl Opened {
 
 struct Run<'a> {
     inbox: &'a Inbox,
-    stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<Stop>,
     checkpoints: &'a CheckpointThread,
 }
 
@@ -396,7 +436,7 @@ impl Run<'_> {
         let mut timer = std::pin::pin!(sleep_until(Instant::from_std(core.wake_at())));
         let mut stopping = self.stopping.clone();
         let stop = async move {
-            if stopping.wait_for(|stop| *stop).await.is_err() {
+            if stopping.wait_for(|stop| *stop != Stop::No).await.is_err() {
                 tracing::debug!("whoever started the broker has gone");
             }
         };

@@ -40,3 +40,30 @@ async fn the_shape_of_the_readme_works_without_a_socket() {
     assert_eq!((report.unsent, report.unsettled), (0, 0));
     assert_eq!(broker.shutdown().await, Exit::Clean);
 }
+
+#[tokio::test]
+async fn a_temporary_broker_that_is_dropped_leaves_nothing() {
+    let config = Config::temporary().unwrap();
+    let home = config.data_dir.clone();
+    let broker = Broker::start(config).await.unwrap();
+    let client = Client::builder().connector(broker.connector()).connect().await.unwrap();
+    client.admin().create_topic("orders", TopicSettings::default()).await.unwrap();
+    let orders = client.publisher("orders").await.unwrap();
+    orders.publish(Message::new("an order")).await.unwrap();
+    assert!(home.exists());
+    drop(broker);
+    assert!(!home.exists(), "{}", home.display());
+}
+
+#[tokio::test]
+async fn a_stop_of_a_temporary_broker_that_is_not_waited_for_leaves_nothing() {
+    let config = Config::temporary().unwrap();
+    let home = config.data_dir.clone();
+    let broker = Broker::start(config).await.unwrap();
+    let client = Client::builder().connector(broker.connector()).connect().await.unwrap();
+    let stop = broker.shutdown();
+    // The client does not take its goodbye: without the drop, the end would come much later.
+    assert!(tokio::time::timeout(Duration::ZERO, stop).await.is_err());
+    assert!(!home.exists(), "{}", home.display());
+    drop(client);
+}
