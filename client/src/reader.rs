@@ -84,7 +84,8 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`ReadError`]. The next call goes on: behind a damaged message, and otherwise with another try.
+    /// [`ReadError`]. The next call goes on: behind a damaged message, at the end of a topic that ends
+    /// before the place to be read, and otherwise with another try.
     pub async fn next(&mut self) -> Result<Option<Record>, ReadError> {
         // A loop of records that are all there lets others run.
         cooperative(poll_fn(|cx| self.poll_record(cx))).await
@@ -107,7 +108,7 @@ impl Reader {
     }
 
     /// Gets the next part and asks for the one behind it; `false` if there is none.
-    fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, RequestError>> {
+    fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ReadError>> {
         let (from, fetching) = match &mut self.state {
             State::Fetching(from, fetching) => (*from, fetching),
             State::At(from) => {
@@ -121,6 +122,12 @@ impl Reader {
         let answer = answer.unwrap_or(Err(RequestError::Closed { outcome: Outcome::Definite }))?;
         let mut tail = answer.tail.clone();
         let fetched = expect_reply!(answer, Fetched)?;
+        if let From::Offset(offset) = from
+            && offset > fetched.end
+        {
+            self.state = State::At(From::Offset(fetched.end));
+            return Poll::Ready(Err(ReadError::BeyondEnd { offset, end: fetched.end }));
+        }
         let parts = fetched.slices.iter().map(|slice| Part::cut(slice, &mut tail));
         self.slices = parts.collect::<Result<_, _>>().map_err(RequestError::Protocol)?;
         let next = From::Offset(fetched.next);

@@ -73,6 +73,24 @@ async fn next_given_up_passes_nothing_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn topic_that_ends_before_the_place_to_be_read_is_an_error_and_then_read_from_its_end() {
+    let (client, _broker, mut peer) = connected().await;
+    let mut reader = open(&client, &mut peer, Position::Offset(Offset(500))).await;
+    let next = tokio::spawn(async move { (reader.next().await, reader.next().await) });
+    let (correlation, _) = fetch(&mut peer).await;
+    fetched(&mut peer, correlation, 300, 300, &[]).await;
+    let (correlation, asked) = fetch(&mut peer).await;
+    assert_eq!(asked.from, From::Offset(Offset(300)));
+    fetched(&mut peer, correlation, 301, 301, &[(300, &["a"])]).await;
+
+    let (first, second) = next.await.unwrap();
+
+    let beyond = ReadError::BeyondEnd { offset: Offset(500), end: Offset(300) };
+    assert_eq!(first.unwrap_err().to_string(), beyond.to_string());
+    assert_eq!(second.unwrap().unwrap().offset(), Offset(300));
+}
+
+#[tokio::test(start_paused = true)]
 async fn damaged_record_is_reported_and_passed_over() {
     let (client, _broker, mut peer) = connected().await;
     let mut reader = open(&client, &mut peer, Position::Time(Timestamp(5))).await;

@@ -209,7 +209,7 @@ wire_struct! {
     pub struct Fetch {
         /// The topic.
         pub topic: TopicId,
-        /// From where.
+        /// From where. An offset beyond the end is answered at once, with an `end` below it.
         pub from: Position,
         /// Roughly how many bytes at most; at least one message is sent if there is one.
         pub bytes_max: u32,

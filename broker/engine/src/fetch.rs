@@ -59,7 +59,9 @@ impl Fetches {
             Err(refusal) => return context.refuse(client, refusal),
         };
         let answer = answer(context, client, wish);
-        let waits = answer.ranges.is_empty() && request.wait_ms > 0;
+        // Who asks for more than there is has read what is lost: waiting would hide it.
+        let is_beyond = matches!(request.from, Position::Offset(from) if from > answer.end);
+        let waits = answer.ranges.is_empty() && request.wait_ms > 0 && !is_beyond;
         if waits && self.waiting.len() < WAITING_MAX {
             let until = context.now.mono.plus_millis(u64::from(request.wait_ms));
             let wish = Wish { from: answer.next, ..wish };

@@ -36,6 +36,9 @@ pub enum ErrorKind {
     /// Another reader with this consumer name has moved the stream's cursor, and goes on from there.
     /// Nothing was done; run one at a time.
     Overtaken,
+    /// The topic ends before the place to be read: the broker was restored from an older copy, or the
+    /// topic was made anew. Nothing was done.
+    BeyondEnd,
     /// The commit failed in a way that leaves open whether it is on disk: business data and messages
     /// are both there or both not there. Read the data back.
     Unknown,
@@ -78,7 +81,9 @@ impl Error {
     }
 
     pub(crate) fn reading(error: ReadError) -> Self {
-        Self { kind: ErrorKind::Failed, doing: "read the topic".into(), source: error.into() }
+        let is_beyond = matches!(error, ReadError::BeyondEnd { .. });
+        let kind = if is_beyond { ErrorKind::BeyondEnd } else { ErrorKind::Failed };
+        Self { kind, doing: "read the topic".into(), source: error.into() }
     }
 
     pub(crate) fn moved(consumer: &str, topic: &str) -> Self {
@@ -125,7 +130,8 @@ impl fmt::Display for Error {
             | ErrorKind::Invalid
             | ErrorKind::Failed
             | ErrorKind::Ended
-            | ErrorKind::Overtaken => Ok(()),
+            | ErrorKind::Overtaken
+            | ErrorKind::BeyondEnd => Ok(()),
         }
     }
 }
@@ -157,9 +163,11 @@ impl From<Error> for StoreError {
             // After a failed commit the relay starts from what it finds.
             ErrorKind::Busy | ErrorKind::Disk | ErrorKind::Unknown => StoreErrorKind::Transient,
             ErrorKind::NotInstalled => StoreErrorKind::NotInstalled,
-            ErrorKind::Invalid | ErrorKind::Failed | ErrorKind::Ended | ErrorKind::Overtaken => {
-                StoreErrorKind::Permanent
-            }
+            ErrorKind::Invalid
+            | ErrorKind::Failed
+            | ErrorKind::Ended
+            | ErrorKind::Overtaken
+            | ErrorKind::BeyondEnd => StoreErrorKind::Permanent,
         };
         Self::new(kind, error)
     }

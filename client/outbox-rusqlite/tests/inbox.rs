@@ -282,6 +282,32 @@ async fn stream_takes_every_record_once_and_two_readers_stop_each_other() {
 }
 
 #[tokio::test]
+async fn stream_stops_before_a_broker_that_has_less_than_was_read() {
+    let shop = Shop::new();
+    let inbox = Inbox::new(shop.path(), "projector");
+    for numbers in [0..3, 3..4] {
+        let (_broker, client) = broker().await;
+        let orders = client.publisher("orders").await.unwrap();
+        let all = |tx: &Transaction<'_>, records: &[Record]| {
+            note_all(tx, records).unwrap();
+            Ok::<_, Error>(())
+        };
+        let read = || async { client.reader("orders", Position::Earliest).await.unwrap() };
+        for number in numbers.clone() {
+            orders.publish(number.to_string()).await.unwrap();
+        }
+        let done = inbox.run_stream(read().await, all).await;
+        let kind = done.map_err(|error| error.kind());
+        let is_first = numbers.start == 0;
+        assert_eq!(kind, if is_first { Ok(()) } else { Err(ErrorKind::BeyondEnd) });
+        assert_eq!(shop.orders(), [0, 1, 2]);
+    }
+    let db = Connection::open(shop.path()).unwrap();
+    let cursor = "SELECT next_place FROM posthouse_stream_cursor";
+    assert_eq!(db.query_row(cursor, [], |row| row.get::<_, i64>(0)).unwrap(), 3);
+}
+
+#[tokio::test]
 async fn closures_capture_what_they_like_inside_a_spawned_task() {
     let (_broker, client) = broker().await;
     let shop = Shop::new();

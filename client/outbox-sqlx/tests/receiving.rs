@@ -8,7 +8,7 @@
 
 mod support;
 
-use posthouse_client::{Client, Delivery, Message, MessageId, Position, Start};
+use posthouse_client::{Client, Delivery, Message, MessageId, Position, ReadError, Start};
 use posthouse_client::{Mode, SubscriptionSettings};
 use posthouse_outbox_sqlx::Error;
 use std::sync::Arc;
@@ -274,6 +274,40 @@ on_each! {
         let ended = tokio::time::timeout(SECONDS, task).await.unwrap().unwrap();
         assert!(matches!(ended, Err(Error::Overtaken)), "{ended:?}");
         assert_eq!(effects(&pool).await, (31, 31));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn stream_stops_before_a_broker_that_has_less_than_was_read() {
+        let (pool, _kept) = place::pool().await;
+        let inbox = installed(&pool).await;
+        for messages in [3, 1] {
+            let (_broker, client) = broker().await;
+            let orders = client.publisher("orders").await.unwrap();
+            let read = async || {
+                let reader = client.reader("orders", Position::Earliest).await.unwrap();
+                let handler = async |tx: &mut sqlx::Transaction<'_, Db>, records: &[_]| {
+                    for record in records {
+                        add_record(tx, record).await?;
+                    }
+                    Ok::<_, Error>(())
+                };
+                inbox.run_stream(reader, handler).await
+            };
+            for _ in 0..messages {
+                orders.publish("x").await.unwrap();
+            }
+            match read().await {
+                Ok(()) => assert_eq!(messages, 3),
+                Err(Error::Reader(ReadError::BeyondEnd { offset, end })) => {
+                    assert_eq!((messages, offset.0, end.0), (1, 3, 1));
+                }
+                Err(error) => panic!("{error}"),
+            }
+            assert_eq!(effects(&pool).await, (3, 3));
+            let cursor = sqlx::query_scalar("SELECT next_place FROM posthouse_stream_cursor");
+            let cursor: i64 = cursor.fetch_one(&pool).await.unwrap();
+            assert_eq!(cursor, 3);
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -134,6 +134,15 @@ pub enum ReadError {
         /// What does not match.
         error: DecodeError,
     },
+    /// The topic ends before the place to be read. If that was read up to before, the broker was
+    /// restored from an older copy, or lost messages of a topic that asks for *written* only, or the
+    /// topic was made anew. The next call goes on at the end.
+    BeyondEnd {
+        /// The offset to be read.
+        offset: Offset,
+        /// Where the topic ends.
+        end: Offset,
+    },
     /// The reader was not opened for a subscription, so there is no cursor to save.
     NoSubscription,
 }
@@ -144,7 +153,7 @@ impl ReadError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Request(error) => error.code(),
-            Self::Damaged { .. } | Self::NoSubscription => None,
+            Self::Damaged { .. } | Self::BeyondEnd { .. } | Self::NoSubscription => None,
         }
     }
 }
@@ -156,6 +165,12 @@ impl fmt::Display for ReadError {
             Self::Damaged { offset, error } => {
                 write!(f, "damaged message offset={offset}: {error}")
             }
+            Self::BeyondEnd { offset, end } => write!(
+                f,
+                "topic ends at offset {end}, before offset {offset} which is to be read: if what came \
+                 before was read once, the broker was restored from an older copy or the topic made \
+                 anew"
+            ),
             Self::NoSubscription => {
                 f.write_str("reader has no subscription: open it at Position::Saved")
             }
@@ -168,7 +183,7 @@ impl std::error::Error for ReadError {
         match self {
             Self::Request(error) => Some(error),
             Self::Damaged { error, .. } => Some(error),
-            Self::NoSubscription => None,
+            Self::BeyondEnd { .. } | Self::NoSubscription => None,
         }
     }
 }

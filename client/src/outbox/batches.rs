@@ -74,7 +74,7 @@ async fn pass_over(error: ReadError) -> Result<(), ReadError> {
 fn pause_after(error: &ReadError) -> Option<Duration> {
     match error {
         ReadError::Damaged { .. } => Some(Duration::ZERO),
-        ReadError::NoSubscription => None,
+        ReadError::BeyondEnd { .. } | ReadError::NoSubscription => None,
         ReadError::Request(error) => match error {
             RequestError::TimedOut { .. }
             | RequestError::ConnectionLost

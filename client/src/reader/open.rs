@@ -18,7 +18,8 @@ pub enum Position {
     Earliest,
     /// Behind the last message visible now.
     Latest,
-    /// At this offset, or the next one still there.
+    /// At this offset, or the next one still there. Beyond the end, which is where the next message
+    /// will be, reading fails with [`ReadError::BeyondEnd`](crate::ReadError::BeyondEnd).
     Offset(Offset),
     /// At the first message that arrived at this time or later.
     Time(Timestamp),

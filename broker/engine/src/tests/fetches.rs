@@ -140,6 +140,19 @@ fn fetch_from_a_forgotten_offset_goes_on_at_the_first_one_kept() {
 }
 
 #[test]
+fn fetch_from_beyond_the_end_is_answered_at_once_with_the_end() {
+    let (mut shell, topic, mut sender) = orders(Durability::Synced);
+    shell.publish(&mut sender, topic, &["a", "b"]);
+    shell.send(ALICE, fetch(topic, Position::Offset(Offset(2)), 1000));
+    assert!(shell.fetched.is_empty(), "at the end, it waits");
+
+    shell.send(ALICE, fetch(topic, Position::Offset(Offset(3)), 1000));
+
+    let answer = shell.fetched.last().unwrap();
+    assert_eq!((answer.ranges.len(), answer.next, answer.end), (0, Offset(2), Offset(2)));
+}
+
+#[test]
 fn saved_cursor_releases_and_survives() {
     let (mut shell, topic, mut sender) = orders(Durability::Synced);
     let id = stream(&mut shell);

@@ -47,9 +47,11 @@ impl Inbox {
     ///
     /// # Errors
     ///
-    /// What `handler` returns, or an [`Error`] made into one; that batch is rolled back. One of them
-    /// is [`ErrorKind::Overtaken`](crate::ErrorKind::Overtaken): two readers with one consumer name
-    /// stop each other rather than handle anything twice.
+    /// What `handler` returns, or an [`Error`] made into one; that batch is rolled back. Among them
+    /// are [`ErrorKind::Overtaken`](crate::ErrorKind::Overtaken), as two readers with one consumer
+    /// name stop each other rather than handle anything twice, and
+    /// [`ErrorKind::BeyondEnd`](crate::ErrorKind::BeyondEnd) if the broker has less than this database
+    /// has read: it was restored from an older copy.
     pub async fn run_stream<H, E>(&self, mut reader: Reader, handler: H) -> Result<(), E>
     where
         H: Fn(&Transaction<'_>, &[Record]) -> Result<(), E> + Send + Sync + 'static,
