@@ -154,8 +154,8 @@ macro_rules! inbox {
             ///
             /// What `handler` returns, or an [`Error`] made into one; that batch is rolled back.
             /// Among them are [`Error::Overtaken`], and [`Error::Reader`] with
-            /// [`ReadError::BeyondEnd`] if the broker has less than this database has read: it was
-            /// restored from an older copy.
+            /// [`BeyondEnd`](posthouse_client::ReadError::BeyondEnd) if the broker has less than this
+            /// database has read: it was restored from an older copy.
             pub async fn run_stream<H, E>(&self, mut reader: Reader, handler: H) -> Result<(), E>
             where
                 H: AsyncFnOnce(&mut Transaction<'_, $db>, &[Record]) -> Result<(), E> + Clone,
