@@ -51,7 +51,7 @@ pub(crate) struct Options {
     /// Only rows whose names begin so; `list` names them.
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
-    /// Only these peers; an empty word for none.
+    /// Only these peers; without a name, none.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::PEERS, num_args = 0..)]
     peers: Vec<Kind>,
     /// Use what is installed; install nothing.

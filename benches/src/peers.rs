@@ -41,6 +41,7 @@ impl fmt::Display for Durability {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
+    #[value(skip)]
     Posthouse,
     /// NATS `JetStream`, file storage.
     Nats,
