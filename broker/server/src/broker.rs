@@ -45,8 +45,9 @@ const LOOKS_BYTES_MAX: usize = 64 << 10;
 /// A running broker.
 ///
 /// Dropping it stops it as [`Broker::shutdown`] does, without waiting for the end. A broker of
-/// [`Config::temporary`] stops at once instead, and the drop returns when it has: nothing of it is
-/// left, not even if the process ends now.
+/// [`Config::temporary`] stops at once instead, as if it were killed, and the drop returns when it
+/// has: unless somebody keeps a clone of the configuration, nothing of it is left, not even if the
+/// process ends now. If it was stopping already, the drop may wait for the checkpoint of that.
 #[derive(Debug)]
 pub struct Broker {
     addresses: Vec<String>,
@@ -64,7 +65,7 @@ enum Stop {
     No,
     /// To end as [`Broker::stop`] says.
     Drain,
-    /// To end now: nobody will read what it has.
+    /// To end now: what it has goes with it.
     AtOnce,
 }
 
@@ -146,7 +147,11 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`StartError`]; nothing is left running.
+    /// [`StartError`]; nothing is left running, and the data directory is free.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped, it goes on in the background until it has started, and stops then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
         let (pipes, inner) = mpsc::channel(PIPES_WAITING);
@@ -162,10 +167,20 @@ impl Broker {
                 ended.send_replace(Some(exit));
             })
             .map_err(|source| StartError::Io { doing: "start a thread".to_owned(), source })?;
-        let bug = || StartError::Exit(Exit::Bug("the core died while starting".to_owned()));
-        let addresses = started.await.map_err(|_| bug())??;
-        let connector = Connector { pipes };
-        Ok(Self { addresses, connector, temporary, stop, stopped, thread: Some(thread) })
+        let (addresses, connector) = (Vec::new(), Connector { pipes });
+        // Dropped before it is ready, it ends like any other.
+        let mut broker =
+            Self { addresses, connector, temporary, stop, stopped, thread: Some(thread) };
+        let started = started.await;
+        if !matches!(started, Ok(Ok(_)))
+            && let Some(thread) = broker.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the core panicked while starting");
+        }
+        let bug = |_| StartError::Exit(Exit::Bug("the core died while starting".to_owned()));
+        broker.addresses = started.map_err(bug)??;
+        Ok(broker)
     }
 
     /// Where it listens: `HOST:PORT` or `unix:PATH`, in the order of the configuration.
@@ -300,11 +315,10 @@ impl Shard {
             () = at_once => None,
             ended = work => Some(ended),
         };
-        if let Some(ended) = ended {
-            return finish(core, checkpoints, ended);
+        match ended {
+            Some(ended) => finish(core, checkpoints, ended),
+            None => Exit::Clean,
         }
-        checkpoints.abandon();
-        Exit::Clean
     }
 }
 
@@ -325,7 +339,6 @@ fn give_up(ready: Ready, error: StartError) -> Exit {
 fn finish(mut core: Core, checkpoints: CheckpointThread, ended: Result<(), Exit>) -> Exit {
     if let Err(exit) = ended {
         tracing::error!(%exit, "stopping at once");
-        checkpoints.abandon();
         return exit;
     }
     let finished = core.finish_segment();

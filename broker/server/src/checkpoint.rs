@@ -17,7 +17,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct CheckpointThread {
     shared: Arc<Shared>,
-    thread: JoinHandle<()>,
+    /// Gone once it was joined.
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -56,12 +57,12 @@ impl CheckpointThread {
                     wake.notify_one();
                 }
             })?;
-        Ok(Self { shared, thread })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Why the checkpointer gave up, if it did.
     pub(crate) fn failure(&self) -> Option<Exit> {
-        if !self.thread.is_finished() {
+        if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return None;
         }
         let failure = lock(&self.shared.state).failure.clone();
@@ -69,24 +70,27 @@ impl CheckpointThread {
     }
 
     /// Folds what there is and ends.
-    pub(crate) fn finish(self) -> Result<(), Exit> {
+    pub(crate) fn finish(mut self) -> Result<(), Exit> {
         self.end(Stop::Finish)
     }
 
-    /// Ends after the step under way.
-    pub(crate) fn abandon(self) {
-        if let Err(exit) = self.end(Stop::Abandon) {
-            tracing::error!(%exit, "the checkpointer failed as well");
-        }
-    }
-
-    fn end(self, stop: Stop) -> Result<(), Exit> {
+    fn end(&mut self, stop: Stop) -> Result<(), Exit> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
         lock(&self.shared.state).stop = Some(stop);
         self.shared.changed.notify_one();
-        if self.thread.join().is_err() {
+        if thread.join().is_err() {
             return Err(Exit::Bug("the checkpointer panicked".to_owned()));
         }
         lock(&self.shared.state).failure.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for CheckpointThread {
+    /// Ends it after the step under way, so that nobody holds the data directory any more.
+    fn drop(&mut self) {
+        if let Err(exit) = self.end(Stop::Abandon) {
+            tracing::error!(%exit, "the checkpointer failed as well");
+        }
     }
 }
 

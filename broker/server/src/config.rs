@@ -155,10 +155,10 @@ impl Config {
         })
     }
 
-    /// Whether this is from [`Config::temporary`].
+    /// Whether this is from [`Config::temporary`], and still keeps its data there.
     #[must_use]
-    pub const fn is_temporary(&self) -> bool {
-        self.temporary.is_some()
+    pub fn is_temporary(&self) -> bool {
+        self.temporary.as_ref().is_some_and(|directory| directory.path() == self.data_dir)
     }
 
     /// Reads all sources and checks the result.

@@ -1,6 +1,6 @@
 //! A program that carries its broker inside itself: the same frames over an in-memory pipe.
 
-use posthouse_broker::{Broker, Config, Exit};
+use posthouse_broker::{Broker, Config, Exit, StartError};
 use posthouse_client::{Client, Message, Retry, Start, SubscriptionSettings, TopicSettings};
 use std::time::Duration;
 
@@ -61,9 +61,37 @@ async fn a_stop_of_a_temporary_broker_that_is_not_waited_for_leaves_nothing() {
     let home = config.data_dir.clone();
     let broker = Broker::start(config).await.unwrap();
     let client = Client::builder().connector(broker.connector()).connect().await.unwrap();
-    let stop = broker.shutdown();
-    // The client does not take its goodbye: without the drop, the end would come much later.
-    assert!(tokio::time::timeout(Duration::ZERO, stop).await.is_err());
+    // Asked once and dropped, the broker is about to say goodbye.
+    tokio::select! {
+        biased;
+        exit = broker.shutdown() => panic!("it cannot have ended yet: {exit}"),
+        () = std::future::ready(()) => {}
+    }
     assert!(!home.exists(), "{}", home.display());
     drop(client);
+}
+
+#[tokio::test]
+async fn a_temporary_broker_whose_start_is_given_up_leaves_nothing() {
+    let config = Config::temporary().unwrap();
+    let home = config.data_dir.clone();
+    tokio::select! {
+        biased;
+        started = Broker::start(config) => panic!("it cannot have started yet: {started:?}"),
+        () = std::future::ready(()) => {}
+    }
+    assert!(!home.exists(), "{}", home.display());
+}
+
+#[tokio::test]
+async fn a_start_that_fails_leaves_the_data_directory_free() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = Config::temporary().unwrap();
+    config.listen = vec![taken.local_addr().unwrap().to_string().parse().unwrap()];
+    let failed = Broker::start(config.clone()).await;
+    assert!(matches!(failed, Err(StartError::Io { .. })), "{failed:?}");
+
+    config.listen.clear();
+    let broker = Broker::start(config).await.unwrap();
+    assert_eq!(broker.shutdown().await, Exit::Clean);
 }
