@@ -96,6 +96,8 @@ fn accept(
         }
     }
     admission.check_space(batch.len())?;
+    // Behind what waits for its commit it cannot be seen either, and a receipt says that it can.
+    let written = written && !context.journal.visibility.is_held(partition);
     let bytes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
     let trim = make_room(context.state, topic, u64::from(count), u64::from(bytes))?;
     let published = Published { topic: id, base, count, bytes, written, sender };
