@@ -110,6 +110,7 @@ impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Request(request) => request.into(),
+            ReadError::BeyondEnd { .. } => Self::new(Code::NotFound, error),
             ReadError::Damaged { .. } | ReadError::NoSubscription | _ => Self::refused(error),
         }
     }

@@ -8,7 +8,7 @@ use crate::output::{Output, counted};
 use crate::subscription::Named;
 use crate::time;
 use clap::{Args, Subcommand};
-use posthouse_client::{Client, ErrorCode, Offset, Position, Reader, Record, Timestamp};
+use posthouse_client::{Client, ErrorCode, Offset, Position, ReadError, Reader, Record, Timestamp};
 use posthouse_protocol::limits;
 use serde::Serialize;
 
@@ -174,7 +174,10 @@ async fn show(
 ) -> Result<(), Failure> {
     let at = Position::Offset(Offset(offset));
     let record = match DeadTopic::open(client, named, at).await? {
-        Some(mut dead) => dead.reader.next().await?.map(|record| (dead.name, record)),
+        Some(mut dead) => match dead.reader.next().await {
+            Err(ReadError::BeyondEnd { .. }) => None,
+            found => found?.map(|record| (dead.name, record)),
+        },
         None => None,
     };
     let Some((topic, record)) = record.filter(|(_, record)| record.offset().0 == offset) else {

@@ -30,7 +30,8 @@ pub(crate) struct Read {
     #[arg(value_parser = parse_name)]
     topic: Name,
 
-    /// Start here: earliest, latest, an offset, a time, or so long ago
+    /// Start here: earliest, latest, an offset (an error if the topic ends before it), a time, or
+    /// so long ago
     #[arg(long, value_name = "PLACE", default_value = "earliest")]
     from: Place,
 

@@ -259,6 +259,12 @@ fn dead_letters_are_shown_and_given_back() {
     assert_eq!(dead["offset"], 0);
     assert_eq!(dead["attempts"], 1, "{dead}");
     assert!(ok(server, &["dead", "show", "t", "s", "0"]).contains("poison"));
+    for offset in ["1", "99"] {
+        let output = run(server, &["dead", "show", "t", "s", offset]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        assert!(said.contains("posthouse dead list t s"), "{said}");
+    }
     assert_eq!(object(server, &["dead", "redrive", "t", "s"])["redriven"], 1);
     assert_eq!(ok(server, &["dead", "list", "t", "s"]), "");
     assert_eq!(ok(server, &["consume", "t", "s", "--count", "1"]), "poison\n");
