@@ -5,7 +5,7 @@
 mod support;
 
 use posthouse_client::outbox::{RelayHandle, RelayState};
-use posthouse_client::{Client, Delivery, Message, Position};
+use posthouse_client::{Client, Delivery, Message, Position, Record};
 use posthouse_outbox_rusqlite::{Error, Inbox, Outbox, RowId};
 use rusqlite::Transaction;
 use std::collections::BTreeSet;
@@ -76,6 +76,21 @@ async fn bell_brings_a_message_and_plain_sql_comes_by_looking() {
     let delivery = rung.expect("the bell was heard").unwrap().unwrap();
     assert_eq!((delivery.body().as_ref(), delivery.key()), (&b"rung"[..], Some(&b"k"[..])));
     assert_eq!(delivery.header("a"), Some(&b"b"[..]));
+    delivery.ack().await.unwrap();
+
+    // A stream's handler rings, too.
+    client.publisher("audit").await.unwrap().publish("read").await.unwrap();
+    let (inbox, outbox) = (Inbox::new(shop.path(), "reader").wakes(&shop.outbox), &shop.outbox);
+    let (reader, outbox) =
+        (client.reader("audit", Position::Earliest).await.unwrap(), outbox.clone());
+    let answer = move |tx: &Transaction<'_>, _: &[Record]| {
+        let _rung_after_the_commit = outbox.enqueue(tx, Message::new("answer").to("orders"))?;
+        Ok::<_, Error>(())
+    };
+    inbox.run_stream(reader, answer).await.unwrap();
+    let rung = tokio::time::timeout(Duration::from_secs(20), billing.next()).await;
+    let delivery = rung.expect("the bell was heard").unwrap().unwrap();
+    assert_eq!(delivery.body(), "answer");
     delivery.ack().await.unwrap();
     relay.shutdown().await.unwrap();
 

@@ -7,7 +7,7 @@ use crate::sends::Bell;
 use crate::unbroken::unbroken;
 use posthouse_client::failpoint::{amid, failpoint};
 use posthouse_client::outbox::sql::{Arrival, Dialect, Floor, Sql};
-use posthouse_client::outbox::{Floors, StoreErrorKind};
+use posthouse_client::outbox::{Floors, StoreError, StoreErrorKind};
 use posthouse_client::{Delivery, Failure, Fence, Offset, Retry};
 use sqlx::{Pool, Transaction};
 use std::fmt;
@@ -19,6 +19,8 @@ use std::time::Duration;
 use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep, timeout};
 
+/// Characters of a consumer's name in the tables.
+const CONSUMER_MAX: usize = 200;
 /// How long the next run of a stream waits for the commit of an earlier one.
 const COMMIT_MAX: Duration = Duration::from_secs(5);
 /// How long a message's row is kept at least, unless set.
@@ -214,9 +216,23 @@ impl<D: Driver> Desk<D> {
         unbroken(conclude).await?
     }
 
+    /// Refuses a consumer's name that a table would cut off: then it would not find its own rows.
+    pub(crate) fn check_name(&self) -> Result<(), Error> {
+        let length = self.consumer.chars().count();
+        if length <= CONSUMER_MAX {
+            return Ok(());
+        }
+        let text = format!(
+            "the name of the inbox' consumer has {length} characters, and at most {CONSUMER_MAX} are \
+             kept: shorten it"
+        );
+        Err(Error::Tables(StoreError::new(StoreErrorKind::Permanent, text)))
+    }
+
     /// The place at which a stream goes on, once what an earlier run of this inbox commits is
     /// committed or has taken too long: read too soon, the cursor costs a run, not its order.
     pub(crate) async fn cursor(&self, source: &str) -> Result<Option<Offset>, Error> {
+        self.check_name()?;
         drop(timeout(COMMIT_MAX, self.commits.write()).await);
         let (pool, text) = (self.pool.clone(), self.sql.cursor(&self.consumer, source));
         let cursor = async move {

@@ -27,7 +27,7 @@ macro_rules! inbox {
         }
 
         impl Inbox {
-            /// The inbox of `consumer` in the database of this pool.
+            /// The inbox of `consumer`, of at most 200 characters, in the database of this pool.
             #[must_use]
             pub fn new(pool: $pool, consumer: impl Into<String>) -> Self {
                 Self { desk: Desk::new(pool, consumer.into()) }
@@ -107,6 +107,7 @@ macro_rules! inbox {
             /// [`Error::Database`]. If somebody else handles the same message it comes after five
             /// seconds; release the delivery then.
             pub async fn begin(&self, delivery: &Delivery) -> Result<Begun, Error> {
+                self.desk.check_name()?;
                 Ok(match self.desk.admit(delivery, None).await? {
                     Admitted::New(tx) => Begun::New(tx),
                     Admitted::Duplicate => Begun::Duplicate,
@@ -233,9 +234,10 @@ macro_rules! inbox {
             /// # Errors
             ///
             /// [`Error::Consumer`]; [`Error::Database`] that trying again does not help with, for
-            /// example that the tables are missing.
+            /// example that the tables are missing; [`Error::Tables`] if the consumer's name is too long.
             pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
                 let Self { desk, consumer, concurrency, handler } = self;
+                desk.check_name()?;
                 let (stop, stopped) = watch::channel(false);
                 let consumer = Mutex::new(consumer);
                 let work = |_| Box::pin(take(&desk, &consumer, handler.clone(), stopped.clone()));

@@ -109,6 +109,9 @@ impl Inbox {
         failpoint("stream.before-commit");
         during("stream.in-commit", || tx.commit()).map_err(Error::commit)?;
         failpoint("stream.after-commit");
+        if let Some(outbox) = &self.wakes {
+            outbox.bell().ring();
+        }
         Ok(())
     }
 }
