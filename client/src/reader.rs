@@ -84,8 +84,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`ReadError`]. The next call goes on: behind a damaged message, at the end of a topic that ends
-    /// before the place to be read, and otherwise with another try.
+    /// [`ReadError`]. The next call goes on: behind a damaged message, and otherwise with another try.
     pub async fn next(&mut self) -> Result<Option<Record>, ReadError> {
         // A loop of records that are all there lets others run.
         cooperative(poll_fn(|cx| self.poll_record(cx))).await
@@ -125,7 +124,6 @@ impl Reader {
         if let From::Offset(offset) = from
             && offset > fetched.end
         {
-            self.state = State::At(From::Offset(fetched.end));
             return Poll::Ready(Err(ReadError::BeyondEnd { offset, end: fetched.end }));
         }
         let parts = fetched.slices.iter().map(|slice| Part::cut(slice, &mut tail));

@@ -73,21 +73,59 @@ async fn next_given_up_passes_nothing_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn topic_that_ends_before_the_place_to_be_read_is_an_error_and_then_read_from_its_end() {
+async fn topic_that_ends_before_the_place_to_be_read_is_an_error_until_the_reader_is_told_where_to()
+{
     let (client, _broker, mut peer) = connected().await;
     let mut reader = open(&client, &mut peer, Position::Offset(Offset(500))).await;
-    let next = tokio::spawn(async move { (reader.next().await, reader.next().await) });
-    let (correlation, _) = fetch(&mut peer).await;
-    fetched(&mut peer, correlation, 300, 300, &[]).await;
+    let next = tokio::spawn(async move {
+        let beyond = [reader.next().await, reader.next().await];
+        reader.seek(Offset(300));
+        (beyond, reader.next().await)
+    });
+    for _ in 0..2 {
+        let (correlation, asked) = fetch(&mut peer).await;
+        assert_eq!(asked.from, From::Offset(Offset(500)));
+        fetched(&mut peer, correlation, 300, 300, &[]).await;
+    }
     let (correlation, asked) = fetch(&mut peer).await;
     assert_eq!(asked.from, From::Offset(Offset(300)));
     fetched(&mut peer, correlation, 301, 301, &[(300, &["a"])]).await;
 
-    let (first, second) = next.await.unwrap();
+    let (failed, then) = next.await.unwrap();
 
-    let beyond = ReadError::BeyondEnd { offset: Offset(500), end: Offset(300) };
-    assert_eq!(first.unwrap_err().to_string(), beyond.to_string());
-    assert_eq!(second.unwrap().unwrap().offset(), Offset(300));
+    for error in failed.map(Result::unwrap_err) {
+        let ReadError::BeyondEnd { offset, end } = error else { panic!("{error}") };
+        assert_eq!((offset, end), (Offset(500), Offset(300)));
+    }
+    assert_eq!(then.unwrap().unwrap().offset(), Offset(300));
+}
+
+#[cfg(feature = "outbox")]
+#[tokio::test(start_paused = true)]
+async fn batch_keeps_what_was_read_before_the_end_was_found_too_near() {
+    use posthouse_client::outbox::batches::next_batch;
+    let (client, _broker, mut peer) = connected().await;
+    let mut reader = open(&client, &mut peer, Position::Earliest).await;
+    let (first, ()) = tokio::join!(reader.next(), async {
+        let (correlation, _) = fetch(&mut peer).await;
+        fetched(&mut peer, correlation, 2, 5, &[(0, &["a", "b"])]).await;
+        let (correlation, ahead) = fetch(&mut peer).await;
+        assert_eq!(ahead.from, From::Offset(Offset(2)));
+        fetched(&mut peer, correlation, 1, 1, &[]).await;
+    });
+    assert_eq!(first.unwrap().unwrap().offset(), Offset(0));
+    // Until the second answer has arrived as well.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+
+    let batch = next_batch(&mut reader).await.unwrap().unwrap();
+    let (then, ()) = tokio::join!(next_batch(&mut reader), async {
+        let (correlation, _) = fetch(&mut peer).await;
+        fetched(&mut peer, correlation, 1, 1, &[]).await;
+    });
+
+    assert_eq!((batch.records.len(), batch.next), (1, Offset(2)));
+    let ReadError::BeyondEnd { offset, end } = then.unwrap_err() else { panic!("another error") };
+    assert_eq!((offset, end), (Offset(2), Offset(1)));
 }
 
 #[tokio::test(start_paused = true)]

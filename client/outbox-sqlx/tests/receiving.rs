@@ -277,6 +277,31 @@ on_each! {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn name_of_a_consumer_that_a_table_would_cut_off_is_refused() {
+        let (pool, _kept) = place::pool().await;
+        let (_broker, client) = broker().await;
+        installed(&pool).await;
+        client.publisher("orders").await.unwrap().publish("x").await.unwrap();
+        let inbox = |length| on::Inbox::new(pool.clone(), "é".repeat(length));
+        let take = async || client.consumer("orders", "billing").await.unwrap();
+        let handler = async |_: &mut sqlx::Transaction<'_, Db>, _: &Delivery| Ok::<_, Error>(());
+
+        let run = inbox(201).run(take().await, 1, handler).until(std::future::pending());
+        let refused = tokio::time::timeout(SECONDS, run).await.unwrap();
+        assert!(matches!(refused, Err(Error::Tables(_))), "{refused:?}");
+        let delivery = take().await.next().await.unwrap().unwrap();
+        let refused = inbox(201).begin(&delivery).await;
+        assert!(matches!(refused, Err(Error::Tables(_))), "{refused:?}");
+        let reader = client.reader("orders", Position::Earliest).await.unwrap();
+        let read = async |_: &mut sqlx::Transaction<'_, Db>, _: &[_]| Ok::<_, Error>(());
+        let refused = inbox(201).run_stream(reader, read).await;
+        assert!(matches!(refused, Err(Error::Tables(_))), "{refused:?}");
+
+        let begun = inbox(200).begin(&delivery).await.unwrap();
+        assert!(matches!(begun, on::Begun::New(_)), "{begun:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn stream_stops_before_a_broker_that_has_less_than_was_read() {
         let (pool, _kept) = place::pool().await;
         let inbox = installed(&pool).await;

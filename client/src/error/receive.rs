@@ -135,8 +135,9 @@ pub enum ReadError {
         error: DecodeError,
     },
     /// The topic ends before the place to be read. If that was read up to before, the broker was
-    /// restored from an older copy, or lost messages of a topic that asks for *written* only, or the
-    /// topic was made anew. The next call goes on at the end.
+    /// restored from an older copy or the topic made anew, and messages may have come since in places
+    /// that were read. The next call says the same until the topic is longer, or
+    /// [`Reader::seek`](crate::Reader::seek) goes elsewhere.
     BeyondEnd {
         /// The offset to be read.
         offset: Offset,

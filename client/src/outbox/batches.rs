@@ -55,6 +55,8 @@ pub async fn next_batch(reader: &mut Reader) -> Result<Option<Batch>, ReadError>
                 records.push(record);
             }
             Ok(None) => break,
+            // It comes again; what was read before it is not its matter.
+            Err(error) if pause_after(&error).is_none() && !records.is_empty() => break,
             Err(error) => pass_over(error).await?,
         }
     }
