@@ -43,6 +43,13 @@ pub(crate) struct Volatile {
 }
 
 impl Engine {
+    /// Everything below may be seen by readers.
+    #[cfg(test)]
+    pub(crate) fn visible_end(&self, partition: PartitionId) -> posthouse_protocol::Offset {
+        let next = self.state.partitions.get(&partition).map(|partition| partition.next);
+        self.journal.visibility.end(partition, next.unwrap_or_default())
+    }
+
     /// An engine that goes on from `state`, which recovery folded up to the frame `last`.
     #[must_use]
     pub fn new(state: State, last: LogIndex) -> Self {

@@ -96,8 +96,7 @@ fn accept(
         }
     }
     admission.check_space(batch.len())?;
-    // Behind what waits for its commit it cannot be seen either, and a receipt says that it can.
-    let written = written && !context.journal.visibility.is_held(partition);
+    let is_held = context.journal.visibility.is_held(partition);
     let bytes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
     let trim = make_room(context.state, topic, u64::from(count), u64::from(bytes))?;
     let published = Published { topic: id, base, count, bytes, written, sender };
@@ -115,6 +114,8 @@ fn accept(
     deliveries.published(context, partition, &admission.entries);
     sweeps.published(context, id);
     let (durability, gate) = reached(written, index);
+    // Behind what waits for its commit it cannot be seen either, and a receipt says that it can.
+    let gate = if is_held { Gate::Committed(index) } else { gate };
     Ok((Receipt { base: Some(base), count, durability, duplicate: false }, gate))
 }
 

@@ -56,11 +56,13 @@ impl Visibility {
         let shown = ends.entry(partition).or_insert(fresh);
         let pending = Pending { index, partition, end };
         if written && shown.held_until <= *committed {
-            unwritten.push_back(pending);
-        } else {
-            shown.held_until = index;
-            uncommitted.push_back(pending);
+            return unwritten.push_back(pending);
         }
+        // What is only behind others holds nobody: a topic under load would never be let go.
+        if !written {
+            shown.held_until = index;
+        }
+        uncommitted.push_back(pending);
     }
 
     /// Notes that the frame `index` puts messages into a waiting room.

@@ -11,7 +11,9 @@ use crate::event::{Event, Published};
 use crate::{Gate, Input, State};
 use model::Model;
 use posthouse_protocol::message::{self, Verdict};
-use posthouse_protocol::{ConsumerId, LogIndex, Offset, PartitionId, Reply, SubscriptionId};
+use posthouse_protocol::{
+    ConsumerId, LogIndex, Offset, PartitionId, Reply, SubscriptionId, TopicId,
+};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use steps::{Run, Step, check_repeat, step};
@@ -141,6 +143,8 @@ struct Checks {
     answers: usize,
     deliveries: usize,
     fetched: usize,
+    /// Receipts on their way: what they speak of, and when they leave.
+    receipts: Vec<(TopicId, Offset, Gate)>,
 }
 
 impl Checks {
@@ -187,9 +191,26 @@ impl Checks {
                 let written = matches!(answer.gate, Gate::Written(_));
                 let may = self.model.is_written(*topic, base);
                 assert!(!written || may, "synced, but not committed");
+                self.receipts.push((*topic, base, answer.gate));
             }
         }
         self.answers = run.shell.answers.len();
+        self.check_readable(run);
+    }
+
+    /// What a receipt speaks of can be read when it has left.
+    fn check_readable(&mut self, run: &Run) {
+        let Shell { engine, written, committed, .. } = &run.shell;
+        let has_left = |gate: &Gate| match gate {
+            Gate::Now => true,
+            Gate::Written(index) => index <= written.max(committed),
+            Gate::Committed(index) => index <= committed,
+        };
+        for (topic, base, _) in self.receipts.extract_if(.., |(.., gate)| has_left(gate)) {
+            let Some(topic) = engine.state().topics.get(&topic) else { continue };
+            let end = engine.visible_end(topic.partition);
+            assert!(base < end, "{base} has a receipt, and readers see {end} as the end");
+        }
     }
 
     /// Only unsettled messages are handed out, at once to one consumer.

@@ -156,7 +156,8 @@ impl Shell {
         }
     }
 
-    /// What a topic answers never leaves before its frame has got as far as the answer says.
+    /// What a topic answers never leaves before its frame has got as far as the answer says; it may
+    /// leave later, behind a commit.
     fn check_gate(&self, reply: &Reply, gate: Gate) {
         let (Reply::Receipt(Receipt { durability, duplicate, .. })
         | Reply::Committed(Committed { durability, duplicate, .. })) = reply
@@ -165,7 +166,7 @@ impl Shell {
         };
         match (durability, gate) {
             (Durability::Synced, Gate::Committed(index))
-            | (Durability::Written, Gate::Written(index)) => {
+            | (Durability::Written, Gate::Written(index) | Gate::Committed(index)) => {
                 assert!(*duplicate || index == self.last(), "the gate is the publish's own frame");
                 assert!(LogIndex::ZERO < index && index <= self.last());
             }
