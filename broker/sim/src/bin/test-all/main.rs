@@ -26,6 +26,10 @@ struct Suite {
 /// Programs that suites need, and the Debian packages that have them.
 const TOOLS: &[(&str, &str)] = &[("strace", "strace"), ("cc", "gcc"), ("valgrind", "valgrind")];
 
+/// What a whole run on a clean checkout takes on disk: half of it is what the compiler leaves, and
+/// most of the rest a backlog.
+const ROOM_GIB: u64 = 16;
+
 const fn suite(
     name: &'static str,
     shows: &'static str,
@@ -56,7 +60,8 @@ fn main() -> ExitCode {
     if only.iter().any(|argument| argument.starts_with('-')) {
         return usage();
     }
-    if let Err(text) = install() {
+    let has_room = if only.is_empty() { check_room() } else { Ok(()) };
+    if let Err(text) = has_room.and_then(|()| install()) {
         println!("test-all: {text}");
         return ExitCode::FAILURE;
     }
@@ -69,6 +74,24 @@ fn usage() -> ExitCode {
     println!("cargo test-all [SUITE]...   runs every suite, or those named:");
     SUITES.iter().for_each(|suite| println!("  {:<28} {}", suite.name, suite.shows));
     ExitCode::SUCCESS
+}
+
+/// Whether the disk has room for a whole run: without, one suite after the other fails over
+/// something else.
+fn check_room() -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    for place in [program.parent().unwrap_or(&program), &std::env::temp_dir()] {
+        let shown = place.display();
+        let found = rustix::fs::statvfs(place).map_err(|error| format!("{shown}: {error}"))?;
+        let free = (found.f_bavail * found.f_frsize) >> 30;
+        if free < ROOM_GIB {
+            return Err(format!(
+                "the disk of {shown} has {free} GiB left, and a whole run needs {ROOM_GIB}: make \
+                 room, or name the suites to run"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Installs what is missing; a suite that cannot get its tool fails, it is never skipped.
