@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Characters of a consumer's name in the tables.
+/// Characters of a consumer's name in MariaDB's tables.
 const CONSUMER_MAX: usize = 200;
 /// How long the next run of a stream waits for the commit of an earlier one.
 const COMMIT_MAX: Duration = Duration::from_secs(5);
@@ -219,7 +219,7 @@ impl<D: Driver> Desk<D> {
     /// Refuses a consumer's name that a table would cut off: then it would not find its own rows.
     pub(crate) fn check_name(&self) -> Result<(), Error> {
         let length = self.consumer.chars().count();
-        if length <= CONSUMER_MAX {
+        if D::DIALECT != Dialect::Mysql || length <= CONSUMER_MAX {
             return Ok(());
         }
         let text = format!(

@@ -27,7 +27,8 @@ macro_rules! inbox {
         }
 
         impl Inbox {
-            /// The inbox of `consumer`, of at most 200 characters, in the database of this pool.
+            /// The inbox of `consumer` in the database of this pool. On MariaDB a name has at most 200
+            /// characters.
             #[must_use]
             pub fn new(pool: $pool, consumer: impl Into<String>) -> Self {
                 Self { desk: Desk::new(pool, consumer.into()) }
@@ -234,7 +235,7 @@ macro_rules! inbox {
             /// # Errors
             ///
             /// [`Error::Consumer`]; [`Error::Database`] that trying again does not help with, for
-            /// example that the tables are missing; [`Error::Tables`] if the consumer's name is too long.
+            /// example that the tables are missing; [`Error::Tables`] if the name is too long.
             pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
                 let Self { desk, consumer, concurrency, handler } = self;
                 desk.check_name()?;

@@ -286,11 +286,14 @@ on_each! {
         let take = async || client.consumer("orders", "billing").await.unwrap();
         let handler = async |_: &mut sqlx::Transaction<'_, Db>, _: &Delivery| Ok::<_, Error>(());
 
+        let delivery = take().await.next().await.unwrap().unwrap();
+        let begun = inbox(201).begin(&delivery).await;
+        if !std::any::type_name::<Db>().contains("MySql") {
+            return assert!(matches!(begun, Ok(on::Begun::New(_))), "{begun:?}");
+        }
+        assert!(matches!(begun, Err(Error::Tables(_))), "{begun:?}");
         let run = inbox(201).run(take().await, 1, handler).until(std::future::pending());
         let refused = tokio::time::timeout(SECONDS, run).await.unwrap();
-        assert!(matches!(refused, Err(Error::Tables(_))), "{refused:?}");
-        let delivery = take().await.next().await.unwrap().unwrap();
-        let refused = inbox(201).begin(&delivery).await;
         assert!(matches!(refused, Err(Error::Tables(_))), "{refused:?}");
         let reader = client.reader("orders", Position::Earliest).await.unwrap();
         let read = async |_: &mut sqlx::Transaction<'_, Db>, _: &[_]| Ok::<_, Error>(());
