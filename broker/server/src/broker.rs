@@ -47,7 +47,8 @@ const LOOKS_BYTES_MAX: usize = 64 << 10;
 /// Dropping it stops it as [`Broker::shutdown`] does, without waiting for the end. A broker of
 /// [`Config::temporary`] stops at once instead, as if it were killed, and the drop returns when it
 /// has: unless somebody keeps a clone of the configuration, nothing of it is left, not even if the
-/// process ends now. If it was stopping already, the drop may wait for the checkpoint of that.
+/// process ends now. The drop waits for the step that the checkpointer is in, such as making a segment
+/// of 32 MiB ready; if the broker was stopping already, for its checkpoint.
 #[derive(Debug)]
 pub struct Broker {
     addresses: Vec<String>,
@@ -151,7 +152,8 @@ impl Broker {
     ///
     /// # Cancellation
     ///
-    /// Dropped, it goes on in the background until it has started, and stops then.
+    /// Dropped, it goes on in the background until it has started, and stops then; the drop of one
+    /// with a temporary configuration waits for that.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
         let (pipes, inner) = mpsc::channel(PIPES_WAITING);
@@ -172,11 +174,9 @@ impl Broker {
         let mut broker =
             Self { addresses, connector, temporary, stop, stopped, thread: Some(thread) };
         let started = started.await;
-        if !matches!(started, Ok(Ok(_)))
-            && let Some(thread) = broker.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the core panicked while starting");
+        if !matches!(started, Ok(Ok(_))) {
+            let exit = broker.stopped().await;
+            tracing::debug!(%exit, "not started");
         }
         let bug = |_| StartError::Exit(Exit::Bug("the core died while starting".to_owned()));
         broker.addresses = started.map_err(bug)??;
