@@ -84,7 +84,8 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`ReadError`]. The next call goes on: behind a damaged message, and otherwise with another try.
+    /// [`ReadError`]. The next call goes on: behind a damaged message, and otherwise with another try,
+    /// at once: whoever goes on in a loop should pause.
     pub async fn next(&mut self) -> Result<Option<Record>, ReadError> {
         // A loop of records that are all there lets others run.
         cooperative(poll_fn(|cx| self.poll_record(cx))).await

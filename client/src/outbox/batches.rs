@@ -36,7 +36,8 @@ pub struct Batch {
 ///
 /// # Errors
 ///
-/// [`ReadError`] that waiting does not help with.
+/// [`ReadError`] that waiting does not help with. What was read before it is not handled: of a broker
+/// that ends too near, it may be lost.
 pub async fn next_batch(reader: &mut Reader) -> Result<Option<Batch>, ReadError> {
     let mut records: Vec<Record> = Vec::new();
     let mut bytes = 0;
@@ -55,8 +56,6 @@ pub async fn next_batch(reader: &mut Reader) -> Result<Option<Batch>, ReadError>
                 records.push(record);
             }
             Ok(None) => break,
-            // It comes again; what was read before it is not its matter.
-            Err(error) if pause_after(&error).is_none() && !records.is_empty() => break,
             Err(error) => pass_over(error).await?,
         }
     }
