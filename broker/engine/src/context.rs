@@ -57,6 +57,13 @@ impl Context<'_> {
             if let Event::Published(published) = event {
                 self.note_published(index, published);
             }
+            if let Event::TopicAltered(altered) = event
+                && self.durability(altered.id) == Durability::Written
+                && let Some(topic) = self.state.topics.get(&altered.id)
+            {
+                let (partition, next) = (topic.partition, self.partition_end(topic.partition));
+                self.journal.visibility.altered(index, partition, next);
+            }
             if let Event::Delayed(delayed) = event {
                 self.journal.visibility.delayed(index, delayed.partition, delayed.written);
             }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use posthouse_protocol::batch::BatchView;
 use posthouse_protocol::message::{Publish, Receipt};
 use posthouse_protocol::settings::Durability;
-use posthouse_protocol::{ErrorCode, LogIndex, Timestamp, TopicId};
+use posthouse_protocol::{ErrorCode, Timestamp, TopicId};
 
 /// Carries out a publish and answers it.
 pub(crate) fn publish(
@@ -44,7 +44,7 @@ fn try_publish(
         .map_err(|error| Refusal::of_request(ErrorCode::Malformed, error.to_string()))?;
     let (producer, standing) = Sending::from(request).standing(context.state)?;
     if let Standing::Repeat(kept) = standing {
-        let repeat = repeat(kept, request, &view, context.last())?;
+        let repeat = repeat(kept, request, &view, context)?;
         volatile.producers.used(producer, client.connection);
         return Ok(repeat);
     }
@@ -56,20 +56,24 @@ fn repeat(
     kept: Option<&Kept>,
     request: &Publish,
     view: &BatchView<'_>,
-    last: LogIndex,
+    context: &Context<'_>,
 ) -> Result<(Receipt, Gate), Refusal> {
     let Some(kept) = kept else {
         let (base, count) = (None, view.count());
         let durability = Durability::Synced;
         let receipt = Receipt { base, count, durability, duplicate: true };
-        return Ok((receipt, Gate::Committed(last)));
+        return Ok((receipt, Gate::Committed(context.last())));
     };
     let Kept::Publish(accepted) = kept else { return Err(Sending::from(request).reused()) };
     if accepted.digest != view.header_crc() || accepted.topic != request.topic {
         return Err(Sending::from(request).reused());
     }
-    let (durability, gate) = reached(accepted.written, accepted.index);
     let (base, count) = (accepted.base, accepted.count);
+    let partition = context.state.topics.get(&accepted.topic).map(|topic| topic.partition);
+    let end = partition.map(|partition| context.visible_end(partition));
+    let is_behind = base.is_some_and(|base| end.is_some_and(|end| base >= end));
+    let (durability, gate) = reached(accepted.written, accepted.index);
+    let gate = if is_behind { Gate::Committed(accepted.index) } else { gate };
     Ok((Receipt { base, count, durability, duplicate: true }, gate))
 }
 
@@ -84,6 +88,7 @@ fn accept(
     let topic = topic.ok_or_else(|| Refusal::no_topic_id(request.topic))?;
     let (id, partition) = (topic.id, topic.partition);
     let written = topic.settings.durability == Durability::Written;
+    let is_held = context.journal.visibility.is_held(partition);
     let (base, count) = (context.partition_end(partition), view.count());
     admission.check_messages(&topic.settings, view, base)?;
     let (producer, sequence, digest) = (request.producer, request.sequence, view.header_crc());
@@ -92,11 +97,10 @@ fn accept(
         let due = due_times(view, context.now.wall)?;
         if !due.is_empty() {
             delay::check_fits(topic, view)?;
-            return delay(context, admission, (id, written), (sender, due), batch);
+            return delay(context, admission, (id, written && !is_held), (sender, due), batch);
         }
     }
     admission.check_space(batch.len())?;
-    let is_held = context.journal.visibility.is_held(partition);
     let bytes = u32::try_from(batch.len()).unwrap_or(u32::MAX);
     let trim = make_room(context.state, topic, u64::from(count), u64::from(bytes))?;
     let published = Published { topic: id, base, count, bytes, written, sender };

@@ -6,7 +6,7 @@
 //!
 //! What a commit puts into a written topic may have to wait for the commit of its frame, because
 //! something else in it is synced. Whatever comes behind it in that topic then waits, too: a
-//! partition is seen from its front on.
+//! partition is seen from its front on. So does what comes to a topic that has just become written.
 
 use crate::state::State;
 use posthouse_protocol::{LogIndex, Offset, PartitionId};
@@ -58,11 +58,18 @@ impl Visibility {
         if written && shown.held_until <= *committed {
             return unwritten.push_back(pending);
         }
-        // What is only behind others holds nobody: a topic under load would never be let go.
-        if !written {
-            shown.held_until = index;
-        }
+        // What is only behind others holds as well. Else a receipt could leave before the one of what
+        // came before it, and only that would be sent again after a loss of both: behind the other.
+        shown.held_until = index;
         uncommitted.push_back(pending);
+    }
+
+    /// Notes that what comes to `partition`, which ends at `next`, is seen only when the frame
+    /// `index` is committed: that frame lets it be seen when it is written. Lost, it would take with
+    /// it that offsets may be missing there.
+    pub(crate) fn altered(&mut self, index: LogIndex, partition: PartitionId, next: Offset) {
+        let fresh = Shown { end: next, held_until: LogIndex::ZERO };
+        self.ends.entry(partition).or_insert(fresh).held_until = index;
     }
 
     /// Notes that the frame `index` puts messages into a waiting room.

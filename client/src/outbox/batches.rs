@@ -37,7 +37,7 @@ pub struct Batch {
 /// # Errors
 ///
 /// [`ReadError`] that waiting does not help with. What was read before it is not handled: of a broker
-/// that ends too near, it may be lost.
+/// that ends too near, it may be lost. Seek before the next call.
 pub async fn next_batch(reader: &mut Reader) -> Result<Option<Batch>, ReadError> {
     let mut records: Vec<Record> = Vec::new();
     let mut bytes = 0;

@@ -35,6 +35,27 @@ fn reader_of_a_written_topic_sees_what_is_written() {
 }
 
 #[test]
+fn topic_becomes_written_when_that_is_on_disk() {
+    let (mut shell, topic, mut sender) = orders(Durability::Synced);
+    shell.prompt = false;
+    let settings = TopicSettings { durability: Durability::Written, ..TopicSettings::default() };
+    shell.request(message::TopicAlter { topic: name("orders"), settings });
+    let altered = shell.last();
+    shell.publish(&mut sender, topic, &["a"]);
+    assert_eq!(shell.answers.last().unwrap().gate, Gate::Committed(shell.last()));
+    shell.progress(shell.last(), LogIndex(altered.0 - 1));
+    assert!(fetched(&mut shell, topic, Position::Earliest).is_empty(), "its offset may come again");
+
+    shell.progress(shell.last(), shell.last());
+    let committed = shell.last();
+    shell.publish(&mut sender, topic, &["b"]);
+
+    assert_eq!(shell.answers.last().unwrap().gate, Gate::Written(shell.last()));
+    shell.progress(shell.last(), committed);
+    assert_eq!(fetched(&mut shell, topic, Position::Earliest), [Offset(0)..Offset(2)]);
+}
+
+#[test]
 fn waiting_fetch_is_answered_when_a_message_can_be_seen() {
     let (mut shell, topic, sender) = orders(Durability::Synced);
     let correlation = shell.send(BOB, fetch(topic, Position::Latest, 1000));
