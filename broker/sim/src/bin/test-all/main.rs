@@ -83,7 +83,7 @@ fn check_room() -> Result<(), String> {
     for place in [program.parent().unwrap_or(&program), &std::env::temp_dir()] {
         let shown = place.display();
         let found = rustix::fs::statvfs(place).map_err(|error| format!("{shown}: {error}"))?;
-        let free = (found.f_bavail * found.f_frsize) >> 30;
+        let free = found.f_bavail.saturating_mul(found.f_frsize) >> 30;
         if free < ROOM_GIB {
             return Err(format!(
                 "the disk of {shown} has {free} GiB left, and a whole run needs {ROOM_GIB}: make \
