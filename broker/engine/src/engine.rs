@@ -43,13 +43,6 @@ pub(crate) struct Volatile {
 }
 
 impl Engine {
-    /// Everything below may be seen by readers.
-    #[cfg(test)]
-    pub(crate) fn visible_end(&self, partition: PartitionId) -> posthouse_protocol::Offset {
-        let next = self.state.partitions.get(&partition).map(|partition| partition.next);
-        self.journal.visibility.end(partition, next.unwrap_or_default())
-    }
-
     /// An engine that goes on from `state`, which recovery folded up to the frame `last`.
     #[must_use]
     pub fn new(state: State, last: LogIndex) -> Self {
@@ -72,6 +65,13 @@ impl Engine {
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Everything below may be seen by readers.
+    #[cfg(test)]
+    pub(crate) fn visible_end(&self, partition: PartitionId) -> posthouse_protocol::Offset {
+        let next = self.state.partitions.get(&partition).map(|partition| partition.next);
+        self.journal.visibility.end(partition, next.unwrap_or_default())
     }
 
     /// Takes one input. What follows from it is appended to `effects`, to be carried out in order

@@ -69,11 +69,10 @@ fn repeat(
         return Err(Sending::from(request).reused());
     }
     let (base, count) = (accepted.base, accepted.count);
-    let partition = context.state.topics.get(&accepted.topic).map(|topic| topic.partition);
-    let end = partition.map(|partition| context.visible_end(partition));
-    let is_behind = base.is_some_and(|base| end.is_some_and(|end| base >= end));
+    let topic = context.state.topics.get(&accepted.topic);
+    let is_held = topic.is_some_and(|topic| context.journal.visibility.is_held(topic.partition));
     let (durability, gate) = reached(accepted.written, accepted.index);
-    let gate = if is_behind { Gate::Committed(accepted.index) } else { gate };
+    let gate = if is_held { Gate::Committed(accepted.index) } else { gate };
     Ok((Receipt { base, count, durability, duplicate: true }, gate))
 }
 

@@ -2,6 +2,7 @@
 
 use posthouse_broker::{Broker, Config, Exit, StartError};
 use posthouse_client::{Client, Message, Retry, Start, SubscriptionSettings, TopicSettings};
+use std::path::PathBuf;
 use std::time::Duration;
 
 #[tokio::test]
@@ -43,10 +44,7 @@ async fn the_shape_of_the_readme_works_without_a_socket() {
 
 #[tokio::test]
 async fn a_temporary_broker_that_is_dropped_leaves_nothing() {
-    let config = Config::temporary().unwrap();
-    let home = config.data_dir.clone();
-    let broker = Broker::start(config).await.unwrap();
-    let client = Client::builder().connector(broker.connector()).connect().await.unwrap();
+    let (broker, client, home) = temporary().await;
     client.admin().create_topic("orders", TopicSettings::default()).await.unwrap();
     let orders = client.publisher("orders").await.unwrap();
     orders.publish(Message::new("an order")).await.unwrap();
@@ -57,29 +55,16 @@ async fn a_temporary_broker_that_is_dropped_leaves_nothing() {
 
 #[tokio::test]
 async fn a_stop_of_a_temporary_broker_that_is_not_waited_for_leaves_nothing() {
-    let config = Config::temporary().unwrap();
-    let home = config.data_dir.clone();
-    let broker = Broker::start(config).await.unwrap();
-    let client = Client::builder().connector(broker.connector()).connect().await.unwrap();
-    // Asked once and dropped, the broker is about to say goodbye.
-    tokio::select! {
-        biased;
-        exit = broker.shutdown() => panic!("it cannot have ended yet: {exit}"),
-        () = std::future::ready(()) => {}
-    }
+    let (broker, _client, home) = temporary().await;
+    polled_once(broker.shutdown()).await;
     assert!(!home.exists(), "{}", home.display());
-    drop(client);
 }
 
 #[tokio::test]
 async fn a_temporary_broker_whose_start_is_given_up_leaves_nothing() {
     let config = Config::temporary().unwrap();
     let home = config.data_dir.clone();
-    tokio::select! {
-        biased;
-        started = Broker::start(config) => panic!("it cannot have started yet: {started:?}"),
-        () = std::future::ready(()) => {}
-    }
+    polled_once(Broker::start(config)).await;
     assert!(!home.exists(), "{}", home.display());
 }
 
@@ -94,4 +79,22 @@ async fn a_start_that_fails_leaves_the_data_directory_free() {
     config.listen.clear();
     let broker = Broker::start(config).await.unwrap();
     assert_eq!(broker.shutdown().await, Exit::Clean);
+}
+
+/// A broker, a client of it, and where its data are.
+async fn temporary() -> (Broker, Client, PathBuf) {
+    let config = Config::temporary().unwrap();
+    let home = config.data_dir.clone();
+    let broker = Broker::start(config).await.unwrap();
+    let client = Client::builder().connector(broker.connector()).connect().await.unwrap();
+    (broker, client, home)
+}
+
+/// Begins something and gives it up.
+async fn polled_once<T>(future: impl Future<Output = T>) {
+    tokio::select! {
+        biased;
+        done = future => drop(done),
+        () = std::future::ready(()) => {}
+    }
 }

@@ -73,7 +73,8 @@ impl Outbox {
 
     /// Makes the tables, and the file, if they are not there, and brings tables of an older version
     /// up to date, with what is in them; programs of the version before go on sending and receiving,
-    /// but their relays end. Any number of processes may do it at the same time. Newer tables stay as they are.
+    /// but their relays end. Any number of processes may do it at the same time. Newer tables stay as
+    /// they are.
     ///
     /// # Errors
     ///
