@@ -1,5 +1,7 @@
 //! A program that carries its broker inside itself: the same frames over an in-memory pipe.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use posthouse_broker::{Broker, Config, Exit, StartError};
 use posthouse_client::{Client, Message, Retry, Start, SubscriptionSettings, TopicSettings};
 use std::path::PathBuf;
