@@ -34,7 +34,7 @@ pub use rewrite::DamagedBatch;
 use crate::fold::Fold;
 use crate::names::FileId;
 use crate::run::{Run, Runs};
-use crate::shared::Shared;
+use crate::shared::{Segment, Shared};
 use compact::Survey;
 use fold::{Folded, Folding};
 use free::Free;
@@ -322,9 +322,8 @@ impl<F: Fold> Checkpointer<F> {
 
     /// Starts a fold if enough of the journal is finished, or if nothing else happens.
     fn due_fold(&mut self, now: Duration) -> Option<Folding> {
-        let finished = self.shared.finished_after(self.folded.index);
-        let bytes: u64 =
-            finished.iter().filter_map(|segment| segment.end()).map(|end| end.position).sum();
+        let mut finished = self.shared.finished_after(self.folded.index);
+        let bytes: u64 = finished.iter().map(|segment| length(segment)).sum();
         let is_quiet = self.is_quiet(now);
         if finished.is_empty() {
             self.is_hurried = false;
@@ -333,8 +332,15 @@ impl<F: Fold> Checkpointer<F> {
             }
             return None;
         }
-        if bytes < self.fold_target() && !is_quiet && !self.is_hurried && !self.is_short() {
+        let is_short = self.is_short();
+        if bytes < self.fold_target() && !is_quiet && !self.is_hurried && !is_short {
             return None;
+        }
+        // A journal that is filled faster than it is folded gets room piece by piece, not once in
+        // many seconds. Folded as a whole less is copied, for less is needed by then: where there
+        // is little space that comes first.
+        if !is_short {
+            finished.truncate(enough(&finished, self.fold_target()));
         }
         let fences = self.shared.manifest().fences;
         Some(Folding::new(self.folded.index, finished, fences))
@@ -388,6 +394,21 @@ impl<F: Fold> Checkpointer<F> {
         };
         retired.map_or(idle, |at| at.min(idle))
     }
+}
+
+/// Bytes of a finished segment.
+fn length(segment: &Segment) -> u64 {
+    segment.end().map_or(0, |end| end.position)
+}
+
+/// How many of these segments hold `target` bytes together; all, if they hold less.
+fn enough(segments: &[Arc<Segment>], target: u64) -> usize {
+    let mut bytes = 0;
+    let reaches = segments.iter().position(|segment| {
+        bytes += length(segment);
+        bytes >= target
+    });
+    reaches.map_or(segments.len(), |place| place + 1)
 }
 
 /// The runs that are left when those in `gone` are.

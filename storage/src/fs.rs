@@ -6,6 +6,7 @@
 //! Names are chosen by this crate and contain no separators, except for the
 //! folder `orphan/` into which files are moved that nobody understands.
 
+mod aligned;
 mod mmap;
 
 pub mod dice;
@@ -13,11 +14,16 @@ pub mod faults;
 pub mod real;
 pub mod sim;
 
+pub use aligned::Aligned;
+
 use bytes::Bytes;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Position and length of what is written past the system's cache are multiples of this.
+pub const BLOCK: usize = 4096;
 
 /// A data directory.
 pub trait Fs: Debug + Send + Sync {
@@ -89,6 +95,27 @@ pub trait File: Debug + Send + Sync {
     /// The system's; `UnexpectedEof` if the file ends before.
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()>;
 
+    /// Like [`File::write_at`], past the system's cache where the file system can do that: for what
+    /// nobody reads soon. `position` is a multiple of [`BLOCK`] and so is what the buffer holds.
+    ///
+    /// # Errors
+    ///
+    /// The system's; some of the bytes may then have been written.
+    fn write_past_cache(&self, position: u64, blocks: &Aligned) -> io::Result<()> {
+        self.write_at(position, &[IoSlice::new(blocks.filled())])
+    }
+
+    /// Reads as much as there is room for from `position`, a multiple of [`BLOCK`], past the system's
+    /// cache where the file system can do that; elsewhere call [`File::drop_cache`] before. Gives how
+    /// much there is; less than the whole buffer at the end of the file only.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    fn read_past_cache(&self, position: u64, into: &mut Aligned) -> io::Result<usize> {
+        read_up_to(self, position, into.whole())
+    }
+
     /// Drops what the system has cached of this file, so that the next reads show what the disk
     /// holds (after a failed sync the cache can show bytes that never reached it).
     ///
@@ -133,6 +160,14 @@ pub trait File: Debug + Send + Sync {
     ///
     /// The system's.
     fn map(&self, len: u64) -> io::Result<Map>;
+}
+
+/// Reads what there is, up to the whole buffer.
+fn read_up_to(file: &(impl File + ?Sized), position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let left = usize::try_from(file.size()?.saturating_sub(position)).unwrap_or(usize::MAX);
+    let len = left.min(buffer.len());
+    file.read_at(position, buffer.get_mut(..len).unwrap_or_default())?;
+    Ok(len)
 }
 
 /// A read-only view of a file, shared by all slices taken from it.

@@ -14,7 +14,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Zeroed, headed and synced segments to keep ready for the next rolls.
     pub segments_ready: usize,
-    /// Unfolded journal at which the checkpointer folds, at least.
+    /// Unfolded journal at which the checkpointer folds, at least, and how much of it at a time.
     pub fold_bytes: u64,
     /// The checkpointer folds what there is after this long without an append; less than a 64th of
     /// a segment is left.

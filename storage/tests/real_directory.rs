@@ -6,7 +6,9 @@ mod support;
 
 use posthouse_protocol::{LogIndex, Offset, PartitionId, Timestamp};
 use posthouse_storage::fs::real::{LockError, RealFs};
+use posthouse_storage::fs::{Aligned, BLOCK, Fs};
 use posthouse_storage::{Options, Store};
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 use support::{Ledger, frame, options};
@@ -134,4 +136,39 @@ fn open(path: &Path) -> Store<Ledger> {
     let fs = RealFs::open(path).unwrap();
     let options = Options { segment_bytes: 64 << 10, ..options(1) };
     Store::open(Arc::new(fs), options).unwrap()
+}
+
+#[test]
+fn what_is_written_past_the_cache_is_seen_by_every_way_of_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = RealFs::open(dir.path()).unwrap();
+    let file = fs.create("a").unwrap();
+    let (mut blocks, mut read) = (Aligned::new(2), Aligned::new(2));
+    for (number, fill) in (0..3).zip([1, 2, 3]) {
+        blocks.clear();
+        blocks.push(&vec![fill; 2 * BLOCK]);
+        file.write_past_cache(number * 2 * BLOCK as u64, &blocks).unwrap();
+    }
+    // Cached and changed, at both ends.
+    file.write_at(5, &[IoSlice::new(&[9])]).unwrap();
+    let end = 6 * BLOCK as u64;
+    file.write_at(end, &[IoSlice::new(&[4; 100])]).unwrap();
+    fs.rename("a", "b").unwrap();
+
+    let mut expected = [vec![1; 2 * BLOCK], vec![2; 2 * BLOCK], vec![3; 2 * BLOCK]].concat();
+    expected.extend([4; 100]);
+    expected[5] = 9;
+    let mut found = Vec::new();
+    while let count @ 1.. = file.read_past_cache(found.len() as u64, &mut read).unwrap() {
+        found.extend_from_slice(&read.whole()[..count]);
+        if !count.is_multiple_of(BLOCK) {
+            break;
+        }
+    }
+    assert!(found == expected, "{} of {} bytes", found.len(), expected.len());
+    let mut cached = vec![0; expected.len()];
+    file.read_at(0, &mut cached).unwrap();
+    assert!(cached == expected);
+    let map = file.map(end + 100).unwrap();
+    assert!(map.slice(0..end + 100).unwrap() == expected);
 }

@@ -87,8 +87,8 @@ options! {
     /// send batches of up to 2 MiB, so less than 32 MiB is for tests. Holds for new files.
     segment_bytes: u64 as ByteSize = SEGMENT_BYTES_DEFAULT;
 
-    /// Journal after which the checkpointer folds (or four times the last checkpoint, if that is
-    /// more). Less means a shorter start after a crash and more writing in the background.
+    /// Journal after which the checkpointer folds, and how much of it at a time (or four times the
+    /// last checkpoint, if that is more). Less means a shorter start after a crash and more writing in the background.
     fold_bytes: u64 as ByteSize = FOLD_BYTES_DEFAULT;
 
     /// The checkpointer folds what there is when nothing was written for so long; less than a 64th

@@ -122,18 +122,22 @@ impl Rewrite {
         batches.map(|batch| u64::from(batch.len).next_multiple_of(8) + ENTRY_LEN).sum()
     }
 
-    /// Copies a few MiB; true once everything is copied.
+    /// Copies a few MiB and syncs them; true once everything is copied.
     pub(super) fn copy(&mut self, shared: &Shared) -> Result<bool, CheckpointError> {
         let mut copied = 0;
-        while copied < STEP_BYTES {
-            let Some(found) = self.batches.get(self.next).copied() else {
-                return Ok(true);
-            };
+        while copied < STEP_BYTES
+            && let Some(found) = self.batches.get(self.next).copied()
+        {
             copied += u64::from(found.len);
             self.copy_one(shared, &found)?;
             self.next += 1;
         }
-        Ok(false)
+        let making = self.own.iter_mut().chain(&mut self.mixed).chain(&mut self.full);
+        for Making { name, writer, .. } in making {
+            let io = |source| CheckpointError::Io { file: Some(*name), source };
+            writer.settle().map_err(io)?;
+        }
+        Ok(self.next == self.batches.len())
     }
 
     /// Whether the batch goes to a file of its partition's own; decided when its first one comes.

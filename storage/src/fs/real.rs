@@ -5,14 +5,15 @@
 //! holds it; the lock itself is the kernel's, so that nothing is left behind by
 //! a killed process.
 
-use super::{File, Fs, Map, mmap};
+use super::{Aligned, BLOCK, File, Fs, Map, mmap, read_up_to};
 use crate::names::{LOCK, ORPHANS};
 use rustix::fs::{Advice, FlockOperation, Mode, OFlags};
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 const DIR_MODE: u32 = 0o700;
@@ -63,7 +64,7 @@ impl RealFs {
     fn open_file(&self, name: &str, flags: OFlags) -> io::Result<Arc<dyn File>> {
         let flags = flags | self.access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.dir, name, flags, FILE_MODE)?;
-        Ok(Arc::new(RealFile { file: fd.into() }))
+        Ok(Arc::new(RealFile::new(fd.into())))
     }
 }
 
@@ -201,9 +202,26 @@ impl Fs for RealFs {
 #[derive(Debug)]
 struct RealFile {
     file: std::fs::File,
+    /// The same file opened so that the disk reads and writes our memory itself; `None` where that is
+    /// not possible. Opened when it is first wanted.
+    direct: OnceLock<Option<std::fs::File>>,
 }
 
 impl RealFile {
+    const fn new(file: std::fs::File) -> Self {
+        Self { file, direct: OnceLock::new() }
+    }
+
+    fn direct(&self) -> Option<&std::fs::File> {
+        let open = || {
+            // By its number, for it may have got another name since.
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).ok().map(std::fs::File::from)
+        };
+        self.direct.get_or_init(open).as_ref()
+    }
+
     /// Writes `parts` with as few calls as there can be; a short write is continued.
     fn write_parts(&self, mut position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let mut rest = parts;
@@ -231,6 +249,25 @@ impl RealFile {
     }
 }
 
+/// Whether the file system cannot do without its cache, or wants larger blocks than ours.
+fn is_impossible(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error())
+}
+
+/// Reads whole blocks until the buffer is full or the file ends.
+fn read_full(file: &std::fs::File, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let count = retry(|| rustix::io::pread(file, &mut *rest, position + filled as u64))?;
+        filled += count;
+        // What is no whole block is the end of the file: nothing can be read behind it.
+        if count == 0 || !filled.is_multiple_of(BLOCK) {
+            break;
+        }
+    }
+    Ok(filled)
+}
+
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -247,6 +284,24 @@ impl File for RealFile {
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buffer, position)
+    }
+
+    fn write_past_cache(&self, position: u64, blocks: &Aligned) -> io::Result<()> {
+        let direct = self.direct().map(|direct| direct.write_all_at(blocks.filled(), position));
+        match direct {
+            Some(Err(error)) if !is_impossible(&error) => Err(error),
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) | None => self.write_parts(position, &[IoSlice::new(blocks.filled())]),
+        }
+    }
+
+    fn read_past_cache(&self, position: u64, into: &mut Aligned) -> io::Result<usize> {
+        let direct = self.direct().map(|direct| read_full(direct, position, into.whole()));
+        match direct {
+            Some(Err(error)) if !is_impossible(&error) => Err(error),
+            Some(Ok(len)) => Ok(len),
+            Some(Err(_)) | None => read_up_to(self, position, into.whole()),
+        }
     }
 
     fn drop_cache(&self) -> io::Result<()> {

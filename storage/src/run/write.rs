@@ -2,21 +2,22 @@
 //!
 //! Nothing is durable and nothing may be relied on before [`Writer::finish`] has
 //! returned, the file has its final name and the directory is synced.
+//!
+//! It is written past the system's cache, from one buffer: what is copied here has
+//! been in the cache as journal, and would only take the place of what is read.
 
 use super::format::{
     ENTRY_LEN, Entry, FOOTER_LEN, Footer, HEADER_LEN, Header, Identity, PARTITION_LEN, Partition,
     checksum, padded, salted,
 };
-use crate::fs::File;
+use crate::fs::{Aligned, BLOCK, File};
 use bytes::Bytes;
 use posthouse_protocol::{Offset, PartitionId};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-/// Batches are gathered until this many bytes can be written with one call.
-const WRITE_BYTES: u64 = 1 << 20;
-/// Most parts of one vectored write, padding included; the system's limit is 1024.
-const WRITE_PARTS: usize = 1000;
+/// Blocks that are written with one call.
+const WRITE_BLOCKS: usize = (1 << 20) / BLOCK;
 const ZEROS: [u8; 8] = [0; 8];
 
 /// A run in the making.
@@ -24,10 +25,13 @@ const ZEROS: [u8; 8] = [0; 8];
 pub struct Writer {
     file: Arc<dyn File>,
     identity: Identity,
-    /// Where the next byte goes, gathered batches not counted.
+    /// Where the next byte goes, those in the buffer counted.
+    position: u64,
+    /// Where the buffer goes.
     written: u64,
-    gathered: Vec<Bytes>,
-    gathered_bytes: u64,
+    /// Everything before it is durable.
+    synced: u64,
+    buffer: Aligned,
     index: Vec<u8>,
     partitions: Vec<Partition>,
     body_crc: crc32fast::Hasher,
@@ -37,12 +41,16 @@ impl Writer {
     /// Starts a run in `file`, whose present content does not matter.
     #[must_use]
     pub fn new(file: Arc<dyn File>, identity: Identity) -> Self {
+        let mut buffer = Aligned::new(WRITE_BLOCKS);
+        // The header is written at the end.
+        buffer.push(&vec![0; usize::try_from(HEADER_LEN).unwrap_or_default()]);
         Self {
             file,
             identity,
-            written: HEADER_LEN,
-            gathered: Vec::new(),
-            gathered_bytes: 0,
+            position: HEADER_LEN,
+            written: 0,
+            synced: 0,
+            buffer,
             index: Vec::new(),
             partitions: Vec::new(),
             body_crc: salted(&identity.salt),
@@ -56,18 +64,10 @@ impl Writer {
     /// The file's; the run is then worth nothing.
     pub fn push(&mut self, batch: &Copied) -> io::Result<()> {
         self.note(batch, u32::try_from(batch.bytes.len()).unwrap_or(u32::MAX));
+        self.put(&batch.bytes)?;
         let len = batch.bytes.len() as u64;
-        self.gathered.push(batch.bytes.clone());
-        let padding = padded(len) - len;
-        if padding > 0 {
-            let padding = usize::try_from(padding).unwrap_or_default();
-            self.gathered.push(Bytes::from_static(ZEROS.get(..padding).unwrap_or_default()));
-        }
-        self.gathered_bytes += padded(len);
-        if self.gathered_bytes >= WRITE_BYTES || self.gathered.len() + 2 > WRITE_PARTS {
-            self.write_gathered()?;
-        }
-        Ok(())
+        let padding = usize::try_from(padded(len) - len).unwrap_or_default();
+        self.put(ZEROS.get(..padding).unwrap_or_default())
     }
 
     /// Adds the notice that a batch was found damaged; its bytes are not kept.
@@ -80,7 +80,7 @@ impl Writer {
             partition: batch.partition,
             count: batch.count,
             base: batch.base,
-            position: self.written + self.gathered_bytes,
+            position: self.position,
             len,
             crc: batch.crc,
         };
@@ -112,6 +112,20 @@ impl Writer {
         }
     }
 
+    /// Makes durable what has been written so far, so that no more is left for [`Self::finish`] than
+    /// the disk takes in a moment: the journal's syncs wait behind it.
+    ///
+    /// # Errors
+    ///
+    /// The file's; the run is then worth nothing, and a failed sync is never retried.
+    pub fn settle(&mut self) -> io::Result<()> {
+        if self.written > self.synced {
+            self.file.sync()?;
+            self.synced = self.written;
+        }
+        Ok(())
+    }
+
     /// How many batches there are so far.
     #[must_use]
     pub const fn entries(&self) -> u64 {
@@ -122,7 +136,7 @@ impl Writer {
     #[must_use]
     pub const fn len(&self) -> u64 {
         let directory = self.partitions.len() as u64 * PARTITION_LEN;
-        self.written + self.gathered_bytes + self.index.len() as u64 + directory + FOOTER_LEN
+        self.position + self.index.len() as u64 + directory + FOOTER_LEN
     }
 
     /// Whether it holds no batch and no notice of a lost one.
@@ -138,12 +152,12 @@ impl Writer {
     /// The file's; the run is then worth nothing, and a failed sync is never retried.
     pub fn finish(mut self) -> io::Result<Header> {
         let tail = self.tail();
-        self.write_gathered()?;
-        self.body_crc.update(&tail);
-        self.file.write_at(self.written, &[IoSlice::new(&tail)])?;
+        self.put(&tail)?;
+        // What is left is no whole block.
+        self.file.write_at(self.written, &[IoSlice::new(self.buffer.filled())])?;
         let header = Header {
             identity: self.identity,
-            len: self.written + tail.len() as u64,
+            len: self.position,
             body_crc: self.body_crc.finalize(),
         };
         let mut head = Vec::new();
@@ -155,7 +169,7 @@ impl Writer {
 
     /// Index, directory and footer.
     fn tail(&mut self) -> Vec<u8> {
-        let index_position = self.written + self.gathered_bytes;
+        let index_position = self.position;
         let entries = self.entries();
         let directory_position = index_position + self.index.len() as u64;
         let mut tail = std::mem::take(&mut self.index);
@@ -175,17 +189,20 @@ impl Writer {
         tail
     }
 
-    fn write_gathered(&mut self) -> io::Result<()> {
-        let parts: Vec<IoSlice<'_>> = self.gathered.iter().map(|part| IoSlice::new(part)).collect();
-        if !parts.is_empty() {
-            self.file.write_at(self.written, &parts)?;
+    /// Appends bytes, and writes the buffer whenever it is full.
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.body_crc.update(bytes);
+        self.position += bytes.len() as u64;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let taken = self.buffer.push(rest);
+            rest = rest.get(taken..).unwrap_or_default();
+            if self.buffer.is_full() {
+                self.file.write_past_cache(self.written, &self.buffer)?;
+                self.written += self.buffer.filled().len() as u64;
+                self.buffer.clear();
+            }
         }
-        for part in &self.gathered {
-            self.body_crc.update(part);
-        }
-        self.written += self.gathered_bytes;
-        self.gathered_bytes = 0;
-        self.gathered.clear();
         Ok(())
     }
 }

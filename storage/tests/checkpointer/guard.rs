@@ -6,7 +6,7 @@
 //! was written before, and a removal or a rename of anything that either slot
 //! still names as alive.
 
-use posthouse_storage::fs::{File, Fs, Map};
+use posthouse_storage::fs::{Aligned, File, Fs, Map};
 use posthouse_storage::manifest::Manifest;
 use posthouse_storage::names::{FileKind, FileName, MANIFEST};
 use std::collections::BTreeMap;
@@ -174,6 +174,16 @@ impl File for GuardedFile {
             known.written.insert(name, position + len);
         }
         written
+    }
+
+    fn write_past_cache(&self, position: u64, blocks: &Aligned) -> io::Result<()> {
+        let name = self.final_name();
+        self.known.lock().unwrap().check_write(&name, position);
+        self.below.write_past_cache(position, blocks)
+    }
+
+    fn read_past_cache(&self, position: u64, into: &mut Aligned) -> io::Result<usize> {
+        self.below.read_past_cache(position, into)
     }
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {

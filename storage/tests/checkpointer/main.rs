@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod guard;
 mod leftover;
+mod pace;
 mod toy;
 mod world;
 
