@@ -34,17 +34,15 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     let messages = (mib << 20) / options.body;
     let data_dir = dir.path().join("data");
     let broker = Process::start(&binary, &data_dir)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let failed = |error: Box<dyn std::error::Error>| io::Error::other(error.to_string());
     let start = clock::now();
-    runtime.block_on(fill(&broker.address, messages, options.body)).map_err(failed)?;
+    fill(&broker.address, messages, options.body)?;
     let filled = start.elapsed();
     let before = broker.memory()?;
     broker.kill();
     let start = clock::now();
     let broker = Process::start(&binary, &data_dir)?;
     let started = start.elapsed();
-    let first = runtime.block_on(first_message(&broker.address, messages)).map_err(failed)?;
+    let first = run_async(first_message(&broker.address, messages))?;
     let after = broker.memory()?;
     report::line(format_args!(
         "backlog of {mib} MiB, {messages} messages, synced\n\
@@ -77,7 +75,17 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
 
 type Failed = Box<dyn std::error::Error>;
 
-async fn fill(server: &str, messages: u64, body: u64) -> Result<(), Failed> {
+fn run_async<T>(work: impl Future<Output = Result<T, Failed>>) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(work).map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Publishes so many messages, synced, into the topic `backlog`, which keeps them.
+pub(crate) fn fill(server: &str, messages: u64, body: u64) -> io::Result<()> {
+    run_async(publish(server, messages, body))
+}
+
+async fn publish(server: &str, messages: u64, body: u64) -> Result<(), Failed> {
     let client = Client::builder().server(server).name("backlog").connect().await?;
     client.admin().ensure_topic("backlog").await?;
     client.admin().ensure_subscription("backlog", "all").await?;

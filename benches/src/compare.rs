@@ -2,6 +2,7 @@
 //! meets all of them; ratios are taken within a round.
 
 mod backlog;
+mod laden;
 mod library;
 mod paced;
 mod pool;
@@ -57,6 +58,9 @@ pub(crate) struct Options {
     /// Use what is installed; install nothing.
     #[arg(long)]
     no_install: bool,
+    /// Also Posthouse with 10,000 topics and a backlog of so many GiB in it.
+    #[arg(long, value_name = "GIB", num_args = 0..=1, default_missing_value = "10")]
+    laden: Option<u64>,
     /// MiB of the backlog for memory and restart.
     #[arg(long, default_value_t = 1024)]
     backlog_mib: u64,
@@ -151,7 +155,8 @@ impl<'a> Table<'a> {
     ) -> io::Result<Self> {
         let kinds = options.peers.iter().copied().filter(|kind| kind.can(durability));
         let mut services = BTreeMap::new();
-        for kind in [Kind::Posthouse].into_iter().chain(kinds) {
+        let laden = options.laden.map(|_| Kind::Laden);
+        for kind in [Kind::Posthouse].into_iter().chain(laden).chain(kinds) {
             let running = node.take_if(|_| kind == Kind::RabbitmqStream);
             let service = running.map_or_else(
                 || Service::launch(kind, durability, dir),
@@ -164,14 +169,17 @@ impl<'a> Table<'a> {
             let service = service.and_then(|mut service| service.ready().map(|()| service));
             (kind, service.map_err(|error| error.to_string()))
         });
-        let services: BTreeMap<_, _> = services.collect();
+        let mut services: BTreeMap<_, _> = services.collect();
+        if let (Some(gib), Some(Ok(service))) = (options.laden, services.get_mut(&Kind::Laden)) {
+            laden::load(service, options.few(gib << 30), options.common.smoke)?;
+        }
         let folder = File::open(dir)?;
         let device = Device::below(&folder)?;
         Ok(Self { options, dir, services, probe: Probe::new(dir)?, read: None, device, folder })
     }
 
     fn row(&mut self, row: &Row) -> io::Result<()> {
-        let mut parties = row.parties(&self.options.peers);
+        let mut parties = row.parties(&self.options.peers, self.options.laden.is_some());
         let small = row.small();
         let smoke = self.options.common.smoke;
         let row = if smoke { &small } else { row };
@@ -192,7 +200,7 @@ impl<'a> Table<'a> {
         print::row(row, &rounds);
         // Whoever fails tells nothing about Posthouse; Posthouse itself must not fail.
         let ours = rounds.parties.iter().zip(&rounds.failed);
-        let mut ours = ours.filter(|(party, _)| party.kind == Kind::Posthouse);
+        let mut ours = ours.filter(|(party, _)| party.kind.is_ours());
         match ours.find_map(|(_, failed)| failed.as_ref()) {
             Some(error) => Err(io::Error::other(format!("{}: posthouse: {error}", row.name))),
             None => Ok(()),
@@ -246,13 +254,13 @@ impl<'a> Table<'a> {
         let Trial { row, party, service, queue } = *trial;
         let backlog = match row.work {
             Work::Queue { messages } | Work::Replay { messages } => {
-                let batch = if party.kind == Kind::Posthouse {
+                let batch = if party.kind.is_ours() {
                     FILL_BATCH.min(usize::try_from(messages).unwrap_or(FILL_BATCH))
                 } else {
                     1
                 };
                 let goal = (messages, FILL);
-                turn::fill(service, queue, batch, row.body, goal)?
+                turn::fill(service, queue, (batch, 1), row.body, goal)?
             }
             Work::Publish { .. } | Work::Together { .. } | Work::Paced { .. } => 0,
         };

@@ -19,6 +19,7 @@ mod record;
 mod report;
 mod running;
 mod sending;
+mod sustained;
 mod table;
 
 use std::io;
@@ -67,6 +68,8 @@ enum Scenario {
     Compare(compare::Options),
     /// Publishing against the real broker, beside the bare loop.
     Publish(publish::Options),
+    /// Publishing for a minute: whether the rate stays what it was.
+    Sustained(sustained::Options),
     /// Outbox: the tax of an enqueue on the sender's transaction, on real databases.
     OutboxTax(sending::Options),
     /// Outbox: a relay beside a loop of bare SQL that selects and deletes.
@@ -91,7 +94,7 @@ struct Common {
 }
 
 /// Every scenario, as `list` names them.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "backlog",
     "bare-loop",
     "client",
@@ -104,6 +107,7 @@ const NAMES: [&str; 12] = [
     "outbox-latency",
     "outbox-tax",
     "publish",
+    "sustained",
 ];
 
 fn main() -> io::Result<()> {
@@ -145,5 +149,6 @@ fn run(scenario: Scenario) -> io::Result<()> {
         Scenario::InboxTax(options) => sending::inbox(&options),
         Scenario::MapVsWrite(common) => map_vs_write::run(&common),
         Scenario::Publish(options) => publish::run(&options),
+        Scenario::Sustained(options) => sustained::run(&options),
     }
 }

@@ -43,6 +43,9 @@ impl fmt::Display for Durability {
 pub(crate) enum Kind {
     #[value(skip)]
     Posthouse,
+    /// Posthouse with thousands of topics and a deep backlog in it.
+    #[value(skip)]
+    Laden,
     /// NATS `JetStream`, file storage.
     Nats,
     /// Redis streams, append-only file.
@@ -62,15 +65,20 @@ impl Kind {
     /// Whether it can promise exactly this much.
     pub(crate) fn can(self, durability: Durability) -> bool {
         match self {
-            Self::Posthouse | Self::Nats | Self::Redis | Self::Beanstalkd => true,
+            Self::Posthouse | Self::Laden | Self::Nats | Self::Redis | Self::Beanstalkd => true,
             Self::RabbitmqQuorum => durability == Durability::Synced,
             Self::RabbitmqStream => durability == Durability::Written,
         }
     }
 
+    pub(crate) const fn is_ours(self) -> bool {
+        matches!(self, Self::Posthouse | Self::Laden)
+    }
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Posthouse => "posthouse",
+            Self::Laden => "posthouse laden",
             Self::Nats => "nats",
             Self::Redis => "redis",
             Self::RabbitmqQuorum => "rabbitmq quorum",
@@ -82,8 +90,8 @@ impl Kind {
     /// How it is made to be as durable as it should be.
     pub(crate) const fn configuration(self, durability: Durability) -> &'static str {
         match (self, durability) {
-            (Self::Posthouse, Durability::Synced) => "topics synced",
-            (Self::Posthouse, Durability::Written) => "topics written",
+            (Self::Posthouse | Self::Laden, Durability::Synced) => "topics synced",
+            (Self::Posthouse | Self::Laden, Durability::Written) => "topics written",
             (Self::Nats, Durability::Synced) => "sync_interval always",
             (Self::Nats, Durability::Written) => "sync_interval 2m",
             (Self::Redis, Durability::Synced) => "appendfsync always",

@@ -128,6 +128,11 @@ impl Process {
         self.child.memory()
     }
 
+    /// Processor time that it has used.
+    pub(crate) fn cpu(&self) -> Duration {
+        self.child.cpu()
+    }
+
     /// Kills it with SIGKILL.
     pub(crate) fn kill(self) {
         drop(self);

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::compare::rows::{ROWS, Row, Work};
+use crate::peers::Kind;
 use crate::record::{self, Record};
 use crate::{plot, report};
 
@@ -82,10 +83,12 @@ fn cells(row: &Row, records: &[Record]) -> Option<[String; 4]> {
     Some([text, peer, to_peer, times(ours.value("of_limit"))])
 }
 
-/// Where no peer takes part, the last way of Posthouse is what the first is measured by.
+/// Where no peer takes part, the last way of an empty Posthouse is what the first is measured by.
 fn against_one_topic(records: &[Record]) -> String {
-    records
-        .last()
+    let is_empty = |record: &&Record| record.party != Kind::Laden.name();
+    let mut empty = records.iter().filter(is_empty);
+    empty
+        .next_back()
         .map_or_else(String::new, |last| format!("{} one topic", times(last.value("ratio"))))
 }
 

@@ -84,7 +84,7 @@ fn one(kind: Kind, messages: u64, dir: &Path) -> io::Result<Found> {
     let mut service = Service::start(kind, Durability::Written, &dir)?;
     service.create(NAME, 1)?;
     let batch = if kind == Kind::Posthouse { 500 } else { 1 };
-    let messages = fill(&service, NAME, batch, BODY, (messages, LONGEST))?;
+    let messages = fill(&service, NAME, (batch, 1), BODY, (messages, LONGEST))?;
     let memory = service.memory()?;
     service.kill();
     let start = clock::now();

@@ -7,10 +7,14 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 
+use crate::clock;
 use crate::peers::Link;
 
 /// Longest silence of a broker that is asked for something.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Pause before what was refused is sent again.
+const RETRY: Duration = Duration::from_millis(20);
 
 pub(super) struct Pool {
     poll: OwnedFd,
@@ -28,6 +32,17 @@ impl Pool {
         }
         let (blocked, events) = (vec![false; links.len()], Vec::with_capacity(links.len()));
         Ok(Self { poll, links, blocked, events })
+    }
+
+    /// Sends again what a broker without room has refused, after a while.
+    pub(super) fn retry(&mut self, body: &[u8]) -> io::Result<()> {
+        if self.links.iter().any(Link::wants_retry) {
+            clock::pause(RETRY);
+        }
+        self.links
+            .iter_mut()
+            .filter(|link| link.wants_retry())
+            .try_for_each(|link| link.retry(body))
     }
 
     /// Waits until something can be read or written, at most as long; the numbers of the links

@@ -117,10 +117,14 @@ impl Row {
         Self { work, ..self.clone() }
     }
 
-    pub(crate) fn parties(&self, peers: &[Kind]) -> Vec<Party> {
+    pub(crate) fn parties(&self, peers: &[Kind], laden: bool) -> Vec<Party> {
         let ours = self.ours.iter().map(|style| Party { kind: Kind::Posthouse, style: *style });
+        let laden = self.ours.first().filter(|_| laden);
+        let laden = laden.map(|style| Party { kind: Kind::Laden, style: *style });
         let peers = peers.iter().filter(|kind| self.peers && self.fits(**kind));
-        ours.chain(peers.map(|kind| Party { kind: *kind, style: Style::Bare })).collect()
+        ours.chain(laden)
+            .chain(peers.map(|kind| Party { kind: *kind, style: Style::Bare }))
+            .collect()
     }
 
     fn fits(&self, kind: Kind) -> bool {

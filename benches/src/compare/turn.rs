@@ -84,6 +84,7 @@ pub(super) fn publish(
                 link.publish(count, &body, now)?;
             }
         }
+        pool.retry(&body)?;
         now = clock::now();
         phase.give_up(now)?;
     }
@@ -96,16 +97,18 @@ pub(super) fn publish(
     })
 }
 
-/// Publishes `messages`, or as many as go in `longest`; how many that were.
+/// Publishes `messages`, or as many as go in `longest`; how many that were. `shape` is how many there
+/// are in a publish, and in how many topics in turn.
 pub(super) fn fill(
     service: &Service,
     queue: &str,
-    batch: usize,
+    shape: (usize, usize),
     body: usize,
     (messages, longest): (u64, Duration),
 ) -> io::Result<u64> {
     let body = vec![b'x'; body];
-    let link = service.connect(queue, Duty::Publish { batch, topics: 1 })?;
+    let (batch, topics) = shape;
+    let link = service.connect(queue, Duty::Publish { batch, topics })?;
     let mut pool = Pool::new(vec![link])?;
     let window = (FILL_WINDOW / batch).clamp(2, FILL_WINDOW).min((64 << 20) / (batch * body.len()));
     let goal = messages / batch as u64;
@@ -132,6 +135,7 @@ pub(super) fn fill(
         link.pump(&mut seen)?;
         free = phase.receipts(link, &mut seen, now) as u64;
         done += free;
+        pool.retry(&body)?;
     }
 }
 
@@ -200,6 +204,7 @@ pub(super) fn together(
                 all += count as u64;
             }
         }
+        pool.retry(&body)?;
         now = clock::now();
         if now >= phase.from && at_start.is_none() {
             at_start = Some((now, seen.settled));

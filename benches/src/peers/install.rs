@@ -52,7 +52,7 @@ impl Program {
 
 const fn programs(kind: Kind) -> &'static [Program] {
     match kind {
-        Kind::Posthouse => &[],
+        Kind::Posthouse | Kind::Laden => &[],
         Kind::Nats => &[Program::Nats],
         Kind::Redis => &[Program::Redis],
         Kind::RabbitmqQuorum | Kind::RabbitmqStream => &[Program::Rabbitmq, Program::Epmd],
@@ -147,7 +147,7 @@ fn find(program: Program) -> Option<PathBuf> {
 
 /// Which version of a peer is installed; empty if that is not to be found out.
 pub(crate) fn version(kind: Kind) -> String {
-    if kind == Kind::Posthouse {
+    if kind.is_ours() {
         return env!("CARGO_PKG_VERSION").to_owned();
     }
     let Some(program) = programs(kind).first() else { return String::new() };

@@ -14,6 +14,9 @@ const SETUP: Duration = Duration::from_secs(30);
 pub(crate) struct Seen {
     /// Numbers of the publishes that are acknowledged now.
     pub(crate) receipts: Vec<u64>,
+    /// Publishes that have to be sent again, because the broker has no room for them now or because
+    /// of those before them.
+    pub(crate) refused: usize,
     /// Messages delivered.
     pub(crate) deliveries: u64,
     /// Deliveries whose acknowledgement is done with, as far as the protocol tells.
@@ -38,6 +41,9 @@ impl Seen {
 pub(crate) trait Speaker {
     /// Appends a publish of one body (or of one batch of them). Numbers count from 0.
     fn publish(&mut self, out: &mut Vec<u8>, body: &[u8]);
+
+    /// Counts on from this number: it and all behind it are published again.
+    fn rewind(&mut self, _to: u64) {}
 
     /// Appends what makes the broker deliver.
     fn consume(&mut self, out: &mut Vec<u8>);
@@ -109,6 +115,8 @@ pub(crate) struct Link {
     in_flight: VecDeque<Option<Instant>>,
     /// Number of the first of them.
     first: u64,
+    /// How many of them are to be sent again.
+    refused: usize,
 }
 
 impl Link {
@@ -127,6 +135,7 @@ impl Link {
             sent: 0,
             in_flight: VecDeque::new(),
             first: 0,
+            refused: 0,
         })
     }
 
@@ -175,8 +184,23 @@ impl Link {
             }
             self.start += taken;
         }
+        self.refused += std::mem::take(&mut seen.refused);
         self.flush()?;
         Ok(count > 0)
+    }
+
+    /// Whether everything in flight was refused, so that it can be sent again.
+    pub(crate) fn wants_retry(&self) -> bool {
+        self.refused > 0 && self.refused == self.in_flight.iter().flatten().count()
+    }
+
+    /// Sends again what was refused. It counts as sent when it was sent first.
+    pub(crate) fn retry(&mut self, body: &[u8]) -> io::Result<()> {
+        self.speaker.rewind(self.first);
+        for _ in 0..std::mem::take(&mut self.refused) {
+            self.speaker.publish(&mut self.out, body);
+        }
+        self.flush()
     }
 
     /// Moves an unfinished frame to the front; a frame that fills everything gets more room.

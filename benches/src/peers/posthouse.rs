@@ -10,13 +10,13 @@ use posthouse_protocol::batch::{BatchBuilder, Message};
 use posthouse_protocol::frame::{self, Frame};
 use posthouse_protocol::message::{
     Credit, Deliver, DeliveryRun, Fetch, HELLO_MAGIC, Hello, ProducerOpen, ProducerOpened, Publish,
-    Settle, Subscribe, SubscriptionCreate, TopicCreate, TopicDelete, TopicDescribe, VERSION,
-    Verdict,
+    Refused, Settle, Subscribe, SubscriptionCreate, TopicCreate, TopicDelete, TopicDescribe,
+    VERSION, Verdict,
 };
 use posthouse_protocol::settings::{Durability, Position, SubscriptionSettings, TopicSettings};
 use posthouse_protocol::{
-    ConsumerId, CorrelationId, Fence, MessageId, Name, ProducerEpoch, ProducerId, Reply, Request,
-    Sequence, SubscriptionId, Timestamp, TopicId,
+    ConsumerId, CorrelationId, ErrorCode, Fence, MessageId, Name, ProducerEpoch, ProducerId, Reply,
+    Request, Sequence, SubscriptionId, Timestamp, TopicId,
 };
 
 use super::link::{Link, Seen, Speaker, Wire};
@@ -42,6 +42,8 @@ struct Posthouse {
     batch: usize,
     body: Vec<u8>,
     encoded: Bytes,
+    /// A publish was refused for want of room and not sent again yet.
+    lacks_room: bool,
     source: Source,
 }
 
@@ -74,6 +76,7 @@ pub(crate) fn connect(to: SocketAddr, queue: &str, duty: Duty) -> io::Result<Lin
         batch: 1,
         body: Vec::new(),
         encoded: Bytes::new(),
+        lacks_room: false,
         source: Source::Nothing,
     };
     match duty {
@@ -232,6 +235,11 @@ impl Speaker for Posthouse {
         self.frames.clear();
     }
 
+    fn rewind(&mut self, to: u64) {
+        self.published = to;
+        self.lacks_room = false;
+    }
+
     fn consume(&mut self, out: &mut Vec<u8>) {
         match &self.source {
             Source::Nothing => return,
@@ -279,6 +287,8 @@ impl Speaker for Posthouse {
                     self.fetch(topic, Position::Offset(fetched.next));
                 }
             }
+            // What follows a publish without room cannot be taken either.
+            Reply::Refused(refusal) if self.may_retry(&refusal) => seen.refused += 1,
             other => return Err(refused(&other)),
         }
         self.send(out);
@@ -303,6 +313,13 @@ impl Posthouse {
         self.encoded = builder.finish(Timestamp(1));
         self.body.clear();
         self.body.extend_from_slice(body);
+    }
+
+    /// Whether the broker has no room, or had none for an earlier publish.
+    fn may_retry(&mut self, refusal: &Refused) -> bool {
+        let code = ErrorCode::from_number(refusal.code);
+        self.lacks_room |= code == Some(ErrorCode::Overloaded);
+        self.lacks_room
     }
 
     fn credit(&mut self) {

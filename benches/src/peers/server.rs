@@ -63,7 +63,7 @@ impl Service {
 
     fn spawn(&mut self) -> io::Result<()> {
         let mut command = match self.kind {
-            Kind::Posthouse => self.posthouse()?,
+            Kind::Posthouse | Kind::Laden => self.posthouse()?,
             Kind::Nats => self.nats()?,
             Kind::Redis => self.redis()?,
             Kind::RabbitmqQuorum | Kind::RabbitmqStream => self.rabbitmq()?,
@@ -118,7 +118,7 @@ impl Service {
 
     fn answers(&self) -> bool {
         match self.kind {
-            Kind::Posthouse | Kind::Beanstalkd => Wire::connect(self.address).is_ok(),
+            Kind::Posthouse | Kind::Laden | Kind::Beanstalkd => Wire::connect(self.address).is_ok(),
             Kind::Nats => nats::serves(self.address),
             Kind::Redis => redis::answers(self.address),
             Kind::RabbitmqQuorum => amqp::answers(self.address),
@@ -129,7 +129,7 @@ impl Service {
     /// Makes the queue, stream or topics of a turn.
     pub(crate) fn create(&self, queue: &str, topics: usize) -> io::Result<()> {
         match self.kind {
-            Kind::Posthouse => {
+            Kind::Posthouse | Kind::Laden => {
                 let durability = match self.durability {
                     Durability::Synced => settings::Durability::Synced,
                     Durability::Written => settings::Durability::Written,
@@ -146,7 +146,7 @@ impl Service {
 
     pub(crate) fn connect(&self, queue: &str, duty: Duty) -> io::Result<Link> {
         match self.kind {
-            Kind::Posthouse => posthouse::connect(self.address, queue, duty),
+            Kind::Posthouse | Kind::Laden => posthouse::connect(self.address, queue, duty),
             Kind::Nats => nats::connect(self.address, queue, duty),
             Kind::Redis => redis::connect(self.address, queue, duty),
             Kind::RabbitmqQuorum => amqp::connect(self.address, queue, duty),
@@ -158,7 +158,7 @@ impl Service {
     /// Removes what a turn has left, so that the next one finds the broker empty.
     pub(crate) fn remove(&mut self, queue: &str, topics: usize) -> io::Result<()> {
         match self.kind {
-            Kind::Posthouse => posthouse::remove(self.address, queue, topics),
+            Kind::Posthouse | Kind::Laden => posthouse::remove(self.address, queue, topics),
             Kind::Nats => nats::remove(self.address, queue),
             Kind::Redis => redis::remove(self.address, queue),
             Kind::RabbitmqQuorum => amqp::remove(self.address, queue),
@@ -177,9 +177,11 @@ impl Service {
         match self.kind {
             Kind::Nats => nats::answers(self.address, queue),
             Kind::RabbitmqStream => stream::serves(self.address, queue),
-            Kind::Posthouse | Kind::Redis | Kind::RabbitmqQuorum | Kind::Beanstalkd => {
-                self.answers()
-            }
+            Kind::Posthouse
+            | Kind::Laden
+            | Kind::Redis
+            | Kind::RabbitmqQuorum
+            | Kind::Beanstalkd => self.answers(),
         }
     }
 
@@ -246,6 +248,7 @@ impl Service {
             Kind::RabbitmqStream => (unused, self.address.port()),
             Kind::RabbitmqQuorum
             | Kind::Posthouse
+            | Kind::Laden
             | Kind::Nats
             | Kind::Redis
             | Kind::Beanstalkd => (self.address.port(), unused),
