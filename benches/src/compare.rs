@@ -2,6 +2,7 @@
 //! meets all of them; ratios are taken within a round.
 
 mod backlog;
+mod given;
 mod laden;
 mod library;
 mod paced;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use self::given::Given;
 use self::rows::{Limit, Party, ROWS, Row, Style, Work};
 use self::turn::{Crowd, Outcome};
 use crate::device::Device;
@@ -27,7 +29,7 @@ use crate::{Common, bare_loop, clock};
 
 /// Longest time in which a backlog is made, however few messages it has then.
 const FILL: Duration = Duration::from_secs(3);
-/// Messages in each publish while a backlog is made in Posthouse.
+/// Messages in each publish while a backlog is made, by whoever has batches.
 const FILL_BATCH: usize = 1000;
 /// Publishes in flight of somebody who sends batches.
 const BATCHES: usize = 4;
@@ -55,6 +57,8 @@ pub(crate) struct Options {
     /// Only these peers; without a name, none.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::PEERS, num_args = 0..)]
     peers: Vec<Kind>,
+    #[command(flatten)]
+    given: Given,
     /// Use what is installed; install nothing.
     #[arg(long)]
     no_install: bool,
@@ -77,6 +81,12 @@ impl Options {
 
     fn measured(&self) -> Duration {
         Duration::from_millis(if self.common.smoke { 10 } else { self.millis })
+    }
+
+    /// Everybody beside Posthouse.
+    fn kinds(&self, durability: Durability) -> Vec<Kind> {
+        let started = self.peers.iter().copied().filter(|kind| kind.can(durability));
+        started.chain(self.given.at(durability).into_iter().map(|(kind, _)| kind)).collect()
     }
 
     /// A smoke run takes a few of many.
@@ -130,12 +140,15 @@ struct Turn {
     outcome: Outcome,
     flushes: u64,
     device_bytes: u64,
-    cpu: Duration,
+    /// Unknown of a server whose process is.
+    cpu: Option<Duration>,
 }
 
 /// All rounds of a row.
 struct Rounds {
     parties: Vec<Party>,
+    /// By party.
+    versions: Vec<String>,
     /// By party, then by round.
     turns: Vec<Vec<Turn>>,
     failed: Vec<Option<String>>,
@@ -164,6 +177,11 @@ impl<'a> Table<'a> {
             );
             services.insert(kind, service);
         }
+        for (kind, address) in options.given.at(durability) {
+            let service = Service::given(kind, durability, address);
+            service.iter().for_each(print::given);
+            services.insert(kind, service);
+        }
         // They start side by side, and are waited for one after another.
         let services = services.into_iter().map(|(kind, service)| {
             let service = service.and_then(|mut service| service.ready().map(|()| service));
@@ -179,7 +197,8 @@ impl<'a> Table<'a> {
     }
 
     fn row(&mut self, row: &Row) -> io::Result<()> {
-        let mut parties = row.parties(&self.options.peers, self.options.laden.is_some());
+        let kinds = self.options.kinds(row.durability);
+        let mut parties = row.parties(&kinds, self.options.laden.is_some());
         let small = row.small();
         let smoke = self.options.common.smoke;
         let row = if smoke { &small } else { row };
@@ -189,6 +208,7 @@ impl<'a> Table<'a> {
         let mut rounds = Rounds {
             turns: parties.iter().map(|_| Vec::new()).collect(),
             failed: vec![None; parties.len()],
+            versions: parties.iter().map(|party| self.version(party.kind)).collect(),
             parties,
             readings: Vec::new(),
             bulk: Vec::new(),
@@ -205,6 +225,11 @@ impl<'a> Table<'a> {
             Some(error) => Err(io::Error::other(format!("{}: posthouse: {error}", row.name))),
             None => Ok(()),
         }
+    }
+
+    fn version(&self, kind: Kind) -> String {
+        let service = self.services.get(&kind).and_then(|service| service.as_ref().ok());
+        service.map_or_else(|| peers::version(kind), |service| service.version().to_owned())
     }
 
     fn round(&mut self, row: &Row, round: usize, rounds: &mut Rounds) -> io::Result<()> {
@@ -254,7 +279,7 @@ impl<'a> Table<'a> {
         let Trial { row, party, service, queue } = *trial;
         let backlog = match row.work {
             Work::Queue { messages } | Work::Replay { messages } => {
-                let batch = if party.kind.is_ours() {
+                let batch = if party.kind.has_batches() {
                     FILL_BATCH.min(usize::try_from(messages).unwrap_or(FILL_BATCH))
                 } else {
                     1
@@ -268,7 +293,8 @@ impl<'a> Table<'a> {
         let (flushes, bytes) = (self.device.flushes(), self.device.written());
         let cpu = service.cpu();
         let outcome = trial.work(self.options.measured(), backlog)?;
-        let (flushes, cpu) = (self.device.flushes() - flushes, service.cpu().saturating_sub(cpu));
+        let flushes = self.device.flushes() - flushes;
+        let cpu = service.cpu().zip(cpu).map(|(after, before)| after.saturating_sub(before));
         if !self.options.common.smoke {
             // What is only in the page cache is written as well, sooner or later.
             rustix::fs::syncfs(&self.folder)?;

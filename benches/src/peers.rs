@@ -1,13 +1,16 @@
-//! Message brokers to be measured side by side: started here, each at the durability in question,
-//! and driven by equally good clients.
+//! Message brokers to be measured side by side: started here, each at the durability in question, or
+//! given by address, and driven by equally good clients.
 
 mod amqp;
 mod beanstalkd;
 mod bytes;
+mod iggy;
 mod install;
+mod kafka;
 pub(crate) mod link;
 mod nats;
 mod posthouse;
+mod records;
 mod redis;
 mod server;
 mod stream;
@@ -56,16 +59,29 @@ pub(crate) enum Kind {
     RabbitmqStream,
     /// beanstalkd with its log.
     Beanstalkd,
+    /// Apache Iggy, given by address.
+    #[value(skip)]
+    Iggy,
+    /// Kafka, given by address.
+    #[value(skip)]
+    Kafka,
 }
 
 impl Kind {
+    /// Those that are started here.
     pub(crate) const PEERS: [Self; 5] =
         [Self::Nats, Self::Redis, Self::RabbitmqQuorum, Self::RabbitmqStream, Self::Beanstalkd];
 
     /// Whether it can promise exactly this much.
     pub(crate) fn can(self, durability: Durability) -> bool {
         match self {
-            Self::Posthouse | Self::Laden | Self::Nats | Self::Redis | Self::Beanstalkd => true,
+            Self::Posthouse
+            | Self::Laden
+            | Self::Nats
+            | Self::Redis
+            | Self::Beanstalkd
+            | Self::Iggy
+            | Self::Kafka => true,
             Self::RabbitmqQuorum => durability == Durability::Synced,
             Self::RabbitmqStream => durability == Durability::Written,
         }
@@ -73,6 +89,11 @@ impl Kind {
 
     pub(crate) const fn is_ours(self) -> bool {
         matches!(self, Self::Posthouse | Self::Laden)
+    }
+
+    /// Whether one request of it can publish many messages.
+    pub(crate) const fn has_batches(self) -> bool {
+        matches!(self, Self::Posthouse | Self::Laden | Self::Iggy | Self::Kafka)
     }
 
     pub(crate) const fn name(self) -> &'static str {
@@ -84,6 +105,8 @@ impl Kind {
             Self::RabbitmqQuorum => "rabbitmq quorum",
             Self::RabbitmqStream => "rabbitmq stream",
             Self::Beanstalkd => "beanstalkd",
+            Self::Iggy => "iggy",
+            Self::Kafka => "kafka",
         }
     }
 
@@ -100,6 +123,10 @@ impl Kind {
             (Self::RabbitmqStream, _) => "stream protocol, confirms",
             (Self::Beanstalkd, Durability::Synced) => "-f 0",
             (Self::Beanstalkd, Durability::Written) => "-f 50",
+            (Self::Iggy, Durability::Synced) => "as given: enforce_fsync, each batch saved",
+            (Self::Iggy, Durability::Written) => "as given: each batch saved",
+            (Self::Kafka, Durability::Synced) => "flush.messages 1, acks all",
+            (Self::Kafka, Durability::Written) => "flush.messages never, acks all",
         }
     }
 }
@@ -107,7 +134,8 @@ impl Kind {
 /// What a connection is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Duty {
-    /// `batch` messages in one publish, and topics in turn; only Posthouse knows other values than 1.
+    /// `batch` messages in one publish, which not everybody knows ([`Kind::has_batches`]), and topics
+    /// in turn, which only Posthouse does.
     Publish {
         batch: usize,
         topics: usize,
@@ -122,4 +150,9 @@ pub(crate) struct Take {
     pub(crate) acked: bool,
     /// How many there are, if nothing is published meanwhile.
     pub(crate) expected: Option<u64>,
+}
+
+/// What a server that is not of this run only calls the stream or topic of a turn.
+fn named(queue: &str) -> String {
+    format!("posthouse-compare-{queue}")
 }

@@ -41,13 +41,9 @@ impl Child {
         Ok(self.inner.try_wait()?.is_some())
     }
 
-    fn read(&self, file: &str) -> io::Result<String> {
-        std::fs::read_to_string(format!("/proc/{}/{file}", self.inner.id()))
-    }
-
     /// Bytes of its own memory, the page cache left out.
     pub(crate) fn memory(&self) -> io::Result<u64> {
-        let status = self.read("status")?;
+        let status = read(self.inner.id(), "status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
         let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
         kib.map(|kib| kib << 10).ok_or_else(|| io::Error::other("no RssAnon"))
@@ -55,12 +51,26 @@ impl Child {
 
     /// Processor time used by all its threads; zero once it has ended.
     pub(crate) fn cpu(&self) -> Duration {
-        let stat = self.read("stat").unwrap_or_default();
-        let words = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-        let words = words.skip(CPU_WORDS.start).take(CPU_WORDS.len());
-        let ticks: u64 = words.filter_map(|word| word.parse::<u64>().ok()).sum();
-        Duration::from_millis(ticks * 1000 / TICKS)
+        cpu_of(self.inner.id())
     }
+}
+
+fn read(process: u32, file: &str) -> io::Result<String> {
+    std::fs::read_to_string(format!("/proc/{process}/{file}"))
+}
+
+/// Whether a process of this number is of that name.
+pub(crate) fn is_running(process: u32, name: &str) -> bool {
+    read(process, "comm").is_ok_and(|found| found.trim() == name)
+}
+
+/// Processor time used by all threads of a process; zero once it has ended.
+pub(crate) fn cpu_of(process: u32) -> Duration {
+    let stat = read(process, "stat").unwrap_or_default();
+    let words = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let words = words.skip(CPU_WORDS.start).take(CPU_WORDS.len());
+    let ticks: u64 = words.filter_map(|word| word.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 1000 / TICKS)
 }
 
 impl Drop for Child {

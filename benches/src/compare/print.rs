@@ -3,7 +3,7 @@
 use super::rows::{Limit, Party, Row, Style, Work};
 use super::turn::histogram;
 use super::{Rounds, Turn, crowd};
-use crate::peers::{self, Kind};
+use crate::peers::{self, Kind, Service};
 use crate::record::Record;
 use crate::{probe, report};
 
@@ -40,7 +40,7 @@ const FIGURES: [Figure; 8] = [
         turn.device_bytes as f64 / (turn.outcome.all * body as u64) as f64
     }),
     figure("cpu", "us per message", "cpu us", 1.0, |turn, _| {
-        turn.cpu.as_secs_f64() * 1e6 / turn.outcome.all as f64
+        turn.cpu.map_or(f64::NAN, |cpu| cpu.as_secs_f64() * 1e6 / turn.outcome.all as f64)
     }),
 ];
 
@@ -57,6 +57,13 @@ pub(super) fn versions(kinds: &[Kind]) {
         let version = if version.is_empty() { "not installed" } else { &version };
         report::line(format_args!("{} {version}", kind.name()));
     }
+}
+
+/// Says who was found at an address that was given.
+pub(super) fn given(service: &Service) {
+    let (who, durability) =
+        (format!("{} {}", service.kind.name(), service.version()), service.durability);
+    report::line(format_args!("{} at {}, given as {durability}", who.trim_end(), service.address));
 }
 
 pub(super) fn row(row: &Row, rounds: &Rounds) {
@@ -102,6 +109,7 @@ fn party(row: &Row, rounds: &Rounds, number: usize, limit: Option<f64>) {
     let turns = rounds.turns.get(number).map_or(&[][..], Vec::as_slice);
     let failed = rounds.failed.get(number).and_then(Option::as_ref);
     let mut record = record(row, *party, rounds);
+    record.version = rounds.versions.get(number).cloned().unwrap_or_default();
     if let Some(error) = failed {
         report::line(format_args!("{:29}not run: {error}", party.name()));
         record.not_run = Some(error.clone());
@@ -142,7 +150,6 @@ pub(super) fn cell(value: f64) -> String {
 
 fn record(row: &Row, party: Party, rounds: &Rounds) -> Record {
     let mut record = Record::new("compare", row.name, party.name());
-    record.version = peers::version(party.kind);
     record.durability = row.durability.to_string();
     record.rounds = rounds.readings.len();
     let client = if party.style == Style::Library { "client crate" } else { "bare sockets" };

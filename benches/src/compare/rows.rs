@@ -17,7 +17,7 @@ pub(crate) enum Work {
     Paced { rate: u32 },
 }
 
-/// How Posthouse is driven; the peers always are with bare sockets, one message a publish.
+/// How somebody is driven; the peers always are with bare sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
     /// Bare frames, one message in each publish.
@@ -121,15 +121,23 @@ impl Row {
         let ours = self.ours.iter().map(|style| Party { kind: Kind::Posthouse, style: *style });
         let laden = self.ours.first().filter(|_| laden);
         let laden = laden.map(|style| Party { kind: Kind::Laden, style: *style });
-        let peers = peers.iter().filter(|kind| self.peers && self.fits(**kind));
-        ours.chain(laden)
-            .chain(peers.map(|kind| Party { kind: *kind, style: Style::Bare }))
-            .collect()
+        let peers = peers.iter().copied().filter(|kind| self.peers && self.fits(*kind));
+        let party = |kind| self.styles(kind).into_iter().map(move |style| Party { kind, style });
+        ours.chain(laden).chain(peers.flat_map(party)).collect()
+    }
+
+    /// Whoever has batches takes part in whatever way Posthouse does with bare frames.
+    fn styles(&self, peer: Kind) -> Vec<Style> {
+        if !peer.has_batches() {
+            return vec![Style::Bare];
+        }
+        let bare = |style: &Style| matches!(style, Style::Bare | Style::Batches(_));
+        self.ours.iter().copied().filter(bare).collect()
     }
 
     fn fits(&self, kind: Kind) -> bool {
         let can_read_again = !matches!(kind, Kind::Beanstalkd | Kind::RabbitmqQuorum);
-        let can_ack_each = kind != Kind::RabbitmqStream;
+        let can_ack_each = !matches!(kind, Kind::RabbitmqStream | Kind::Iggy | Kind::Kafka);
         kind.can(self.durability)
             && match self.work {
                 Work::Replay { .. } => can_read_again,
@@ -349,3 +357,43 @@ pub(crate) const ROWS: [Row; 22] = [
         ..PLAIN
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::{Party, ROWS, Row};
+    use crate::peers::Kind;
+
+    const GIVEN: [Kind; 2] = [Kind::Iggy, Kind::Kafka];
+
+    fn peers_of(name: &str) -> Vec<String> {
+        let row: &Row = ROWS.iter().find(|row| row.name == name).unwrap();
+        let peers = [Kind::Nats, Kind::Iggy];
+        let parties = row.parties(&peers, false).into_iter();
+        parties.filter(|party| party.kind != Kind::Posthouse).map(Party::name).collect()
+    }
+
+    #[test]
+    fn iggy_has_batches_where_posthouse_has_them() {
+        assert_eq!(peers_of("synced-1x1"), ["nats", "iggy"]);
+        assert_eq!(peers_of("written-1-batches"), ["nats", "iggy, batches of 1000", "iggy"]);
+        assert_eq!(peers_of("synced-1KiB-1"), ["nats", "iggy, batches of 500"]);
+        assert_eq!(peers_of("replay"), ["nats", "iggy"]);
+    }
+
+    #[test]
+    fn logs_take_part_in_all_but_acknowledging_each_message() {
+        for row in ROWS.iter().filter(|row| row.peers) {
+            let parties = row.parties(&GIVEN, false);
+            let takes_part = |kind| parties.iter().any(|party| party.kind == kind);
+            assert_eq!(GIVEN.map(takes_part), [row.name != "synced-queue"; 2], "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn laden_posthouse_does_what_the_first_one_does() {
+        for row in &ROWS {
+            let first = Party { kind: Kind::Laden, ..row.parties(&[], false)[0] };
+            assert_eq!(row.parties(&[], true)[row.ours.len()..], [first], "{}", row.name);
+        }
+    }
+}

@@ -47,9 +47,22 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
+    pub(crate) fn u32_le(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64_le(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
     /// A length of four bytes, as a number of bytes.
     pub(crate) fn len32(&mut self) -> Option<usize> {
         usize::try_from(self.u32()?).ok()
+    }
+
+    /// The same, lowest byte first.
+    pub(crate) fn len32_le(&mut self) -> Option<usize> {
+        usize::try_from(self.u32_le()?).ok()
     }
 
     /// Everything before the next CRLF, which is taken too.
@@ -91,6 +104,11 @@ pub(crate) fn push_number(out: &mut Vec<u8>, number: u64) {
 /// Four bytes of length.
 pub(crate) fn push_len(out: &mut Vec<u8>, len: usize) {
     out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
+}
+
+/// Four bytes of length, the lowest first.
+pub(crate) fn push_len_le(out: &mut Vec<u8>, len: usize) {
+    out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
 }
 
 /// One byte of length and the text.

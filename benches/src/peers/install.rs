@@ -52,7 +52,8 @@ impl Program {
 
 const fn programs(kind: Kind) -> &'static [Program] {
     match kind {
-        Kind::Posthouse | Kind::Laden => &[],
+        // The first is built here, the others are given.
+        Kind::Posthouse | Kind::Laden | Kind::Iggy | Kind::Kafka => &[],
         Kind::Nats => &[Program::Nats],
         Kind::Redis => &[Program::Redis],
         Kind::RabbitmqQuorum | Kind::RabbitmqStream => &[Program::Rabbitmq, Program::Epmd],

@@ -83,7 +83,7 @@ impl Wire {
                 return Ok(value);
             }
             let mut chunk = [0; 4096];
-            let count = self.stream.read(&mut chunk)?;
+            let count = self.stream.read(&mut chunk).map_err(silent)?;
             if count == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
@@ -100,6 +100,14 @@ impl Wire {
             Some((line, reader.taken()))
         })
     }
+}
+
+/// The system only says that there is nothing to be read for now.
+fn silent(error: io::Error) -> io::Error {
+    if error.kind() == ErrorKind::WouldBlock {
+        return io::Error::other(format!("no answer for {} s", SETUP.as_secs()));
+    }
+    error
 }
 
 /// A connection in use.

@@ -1,4 +1,4 @@
-//! One broker that runs for a comparison, in a folder of its own, on loopback ports.
+//! One broker that runs for a comparison: in a folder of its own, on loopback ports, or given.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,20 +11,25 @@ use posthouse_protocol::settings;
 
 use super::install::{self, Program};
 use super::link::{Link, Wire};
-use super::{Durability, Duty, Kind, amqp, beanstalkd, nats, posthouse, redis, stream};
+use super::{
+    Durability, Duty, Kind, amqp, beanstalkd, iggy, kafka, nats, posthouse, redis, stream,
+};
 use crate::clock;
-use crate::running::{Child, guarded};
+use crate::running::{Child, cpu_of, guarded, is_running};
 
 /// Longest wait for a server to answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes of a log that are shown when a server does not start.
 const LOG_TAIL: usize = 300;
 const PAUSE: Duration = Duration::from_millis(2);
+/// The name of a process that is an Iggy server.
+const IGGY: &str = "iggy-server";
 
 /// A broker and its process.
 pub(crate) struct Service {
     pub(crate) kind: Kind,
-    durability: Durability,
+    pub(crate) durability: Durability,
+    version: String,
     dir: PathBuf,
     pub(crate) address: SocketAddr,
     /// Further ports: `RabbitMQ` wants one between nodes, one of its name service, one of the protocol
@@ -33,6 +38,8 @@ pub(crate) struct Service {
     child: Option<Child>,
     /// The name service of Erlang.
     helper: Option<Child>,
+    /// The process of one that was not started here, if it is on this machine.
+    found: Option<u32>,
 }
 
 impl Service {
@@ -49,10 +56,51 @@ impl Service {
         fs::create_dir_all(&dir)?;
         let (first, others) = ports()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, first));
-        let mut service =
-            Self { kind, durability, dir, address, ports: others, child: None, helper: None };
+        let mut service = Self {
+            version: install::version(kind),
+            dir,
+            ports: others,
+            ..Self::at(kind, durability, address)
+        };
         service.spawn()?;
         Ok(service)
+    }
+
+    fn at(kind: Kind, durability: Durability, address: SocketAddr) -> Self {
+        Self {
+            kind,
+            durability,
+            version: String::new(),
+            dir: PathBuf::new(),
+            address,
+            ports: [0; 3],
+            child: None,
+            helper: None,
+            found: None,
+        }
+    }
+
+    /// One that runs already and promises this much, if it answers.
+    pub(crate) fn given(
+        kind: Kind,
+        durability: Durability,
+        address: SocketAddr,
+    ) -> io::Result<Self> {
+        let mut service = Self::at(kind, durability, address);
+        if kind == Kind::Iggy {
+            let stats = iggy::stats(address)?;
+            service.version = stats.version;
+            // A number from within a container is somebody else here.
+            service.found = Some(stats.process).filter(|process| is_running(*process, IGGY));
+        } else {
+            kafka::answers(address)?;
+        }
+        Ok(service)
+    }
+
+    /// Which version it is; empty if that is not to be found out.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
     }
 
     /// Starts it again with the data that it has, and waits until it serves.
@@ -68,6 +116,7 @@ impl Service {
             Kind::Redis => self.redis()?,
             Kind::RabbitmqQuorum | Kind::RabbitmqStream => self.rabbitmq()?,
             Kind::Beanstalkd => self.beanstalkd()?,
+            Kind::Iggy | Kind::Kafka => return Err(io::Error::other("it is not started here")),
         };
         let log = File::options().create(true).append(true).open(self.dir.join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -123,6 +172,8 @@ impl Service {
             Kind::Redis => redis::answers(self.address),
             Kind::RabbitmqQuorum => amqp::answers(self.address),
             Kind::RabbitmqStream => stream::answers(self.address),
+            Kind::Iggy => iggy::stats(self.address).is_ok(),
+            Kind::Kafka => kafka::answers(self.address).is_ok(),
         }
     }
 
@@ -139,6 +190,8 @@ impl Service {
             Kind::Nats => nats::create(self.address, queue),
             Kind::RabbitmqQuorum => amqp::create(self.address, queue),
             Kind::RabbitmqStream => stream::create(self.address, queue),
+            Kind::Iggy => iggy::create(self.address, queue),
+            Kind::Kafka => kafka::create(self.address, queue, self.durability),
             // These two make what is named.
             Kind::Redis | Kind::Beanstalkd => Ok(()),
         }
@@ -152,6 +205,8 @@ impl Service {
             Kind::RabbitmqQuorum => amqp::connect(self.address, queue, duty),
             Kind::RabbitmqStream => stream::connect(self.address, queue, duty),
             Kind::Beanstalkd => beanstalkd::connect(self.address, queue, duty),
+            Kind::Iggy => iggy::connect(self.address, queue, duty),
+            Kind::Kafka => kafka::connect(self.address, queue, duty),
         }
     }
 
@@ -163,6 +218,8 @@ impl Service {
             Kind::Redis => redis::remove(self.address, queue),
             Kind::RabbitmqQuorum => amqp::remove(self.address, queue),
             Kind::RabbitmqStream => stream::remove(self.address, queue),
+            Kind::Iggy => iggy::remove(self.address, queue),
+            Kind::Kafka => kafka::remove(self.address, queue),
             Kind::Beanstalkd => {
                 // It cannot forget a tube: it starts anew, empty.
                 self.kill();
@@ -181,7 +238,9 @@ impl Service {
             | Kind::Laden
             | Kind::Redis
             | Kind::RabbitmqQuorum
-            | Kind::Beanstalkd => self.answers(),
+            | Kind::Beanstalkd
+            | Kind::Iggy
+            | Kind::Kafka => self.answers(),
         }
     }
 
@@ -190,9 +249,9 @@ impl Service {
         self.child.as_ref().map_or(Ok(0), Child::memory)
     }
 
-    /// Processor time that it has used.
-    pub(crate) fn cpu(&self) -> Duration {
-        self.child.as_ref().map_or(Duration::ZERO, Child::cpu)
+    /// Processor time that it has used, if its process is known.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        self.child.as_ref().map(Child::cpu).or_else(|| self.found.map(cpu_of))
     }
 
     /// Makes the folder of the data.
@@ -251,7 +310,9 @@ impl Service {
             | Kind::Laden
             | Kind::Nats
             | Kind::Redis
-            | Kind::Beanstalkd => (self.address.port(), unused),
+            | Kind::Beanstalkd
+            | Kind::Iggy
+            | Kind::Kafka => (self.address.port(), unused),
         };
         // Erlang's name service would otherwise stay behind as a daemon.
         let mut epmd = guarded(&install::path(Program::Epmd)?);
