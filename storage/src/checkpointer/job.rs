@@ -105,9 +105,8 @@ impl Job {
                 }
             }
             Phase::Seal => {
-                if self.rewrite.seal()? {
-                    self.phase = Phase::Name;
-                }
+                self.rewrite.seal()?;
+                self.phase = Phase::Name;
             }
             Phase::Name => {
                 self.name(shared)?;

@@ -13,7 +13,6 @@ use crate::shared::Shared;
 use bytes::Bytes;
 use posthouse_protocol::batch::BatchView;
 use posthouse_protocol::{LogIndex, Offset, PartitionId};
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Most bytes copied, or read back, in one step.
@@ -61,7 +60,6 @@ pub(super) struct Rewrite {
     present: Option<Present>,
     own: Option<Making>,
     mixed: Option<Making>,
-    full: VecDeque<Making>,
     made: Vec<Made>,
     verifying: Option<(usize, Verification)>,
     /// Every file begun, for a rewrite that is given up.
@@ -108,7 +106,6 @@ impl Rewrite {
             present: None,
             own: None,
             mixed: None,
-            full: VecDeque::new(),
             made: Vec::new(),
             verifying: None,
             begun: Vec::new(),
@@ -132,18 +129,17 @@ impl Rewrite {
             self.copy_one(shared, &found)?;
             self.next += 1;
         }
-        let making = self.own.iter_mut().chain(&mut self.mixed).chain(&mut self.full);
-        for Making { name, writer, .. } in making {
-            let io = |source| CheckpointError::Io { file: Some(*name), source };
-            writer.settle().map_err(io)?;
+        for making in self.own.iter_mut().chain(&mut self.mixed) {
+            let settled = making.writer.settle();
+            settled.map_err(|source| making.name_in(source))?;
         }
         Ok(self.next == self.batches.len())
     }
 
     /// Whether the batch goes to a file of its partition's own; decided when its first one comes.
-    fn enter(&mut self, shared: &Shared, partition: PartitionId) -> bool {
+    fn enter(&mut self, shared: &Shared, partition: PartitionId) -> Result<bool, CheckpointError> {
         if let Some(present) = self.present.filter(|present| present.partition == partition) {
-            return present.has_own_file;
+            return Ok(present.has_own_file);
         }
         let rest = self.batches.get(self.next..).unwrap_or_default();
         let same = rest.iter().take_while(|batch| batch.partition == partition);
@@ -152,19 +148,20 @@ impl Rewrite {
             bytes += len;
             bytes >= own_file_bytes(shared)
         });
-        self.full.extend(self.own.take());
+        let own = self.own.take();
+        self.finish(own)?;
         self.present = Some(Present { partition, has_own_file });
-        has_own_file
+        Ok(has_own_file)
     }
 
     fn copy_one(&mut self, shared: &Shared, found: &Found) -> Result<(), CheckpointError> {
-        let slot =
-            if self.enter(shared, found.partition) { &mut self.own } else { &mut self.mixed };
+        let has_own_file = self.enter(shared, found.partition)?;
+        let slot = if has_own_file { &mut self.own } else { &mut self.mixed };
         let limit = shared.options.segment_bytes;
-        let is_full = |making: &Making| making.writer.len() + u64::from(found.len) > limit;
-        if slot.as_ref().is_some_and(is_full) {
-            self.full.extend(slot.take());
-        }
+        let is_full = |making: &mut Making| making.writer.len() + u64::from(found.len) > limit;
+        let full = slot.take_if(is_full);
+        self.finish(full)?;
+        let slot = if has_own_file { &mut self.own } else { &mut self.mixed };
         let making = match slot {
             Some(making) => making,
             None => {
@@ -186,24 +183,24 @@ impl Rewrite {
             making.writer.push_lost(&copied);
             return Ok(());
         }
-        let name = making.name;
-        making
-            .writer
-            .push(&copied)
-            .map_err(|source| CheckpointError::Io { file: Some(name), source })
+        let pushed = making.writer.push(&copied);
+        pushed.map_err(|source| making.name_in(source))
     }
 
-    /// Finishes one file; true once there is none left.
-    pub(super) fn seal(&mut self) -> Result<bool, CheckpointError> {
-        self.full.extend(self.own.take());
-        self.full.extend(self.mixed.take());
-        let Some(Making { name, file, writer }) = self.full.pop_front() else {
-            return Ok(true);
-        };
+    /// Finishes the files that are still open.
+    pub(super) fn seal(&mut self) -> Result<(), CheckpointError> {
+        let (own, mixed) = (self.own.take(), self.mixed.take());
+        self.finish(own)?;
+        self.finish(mixed)
+    }
+
+    /// Finishes a file, so that it takes no more memory.
+    fn finish(&mut self, making: Option<Making>) -> Result<(), CheckpointError> {
+        let Some(Making { name, file, writer }) = making else { return Ok(()) };
         let header =
             writer.finish().map_err(|source| CheckpointError::Io { file: Some(name), source })?;
         self.made.push(Made { name, file, header });
-        Ok(self.full.is_empty())
+        Ok(())
     }
 
     /// Gives the files their final names; durable once the caller has synced the directory.
@@ -270,6 +267,10 @@ impl Making {
         let salt = shared.fresh_salt(id);
         let identity = Identity { store: shared.store, id, salt, after, through };
         Ok(Self { name, file: Arc::clone(&file), writer: Writer::new(file, identity) })
+    }
+
+    const fn name_in(&self, source: std::io::Error) -> CheckpointError {
+        CheckpointError::Io { file: Some(self.name), source }
     }
 }
 
