@@ -53,7 +53,7 @@ pub(super) fn run(
             link.pump(&mut seen)?;
             now = clock::now();
             for number in seen.receipts.drain(..) {
-                link.sent_at(number);
+                link.sent_at(number)?;
             }
             for stamp in seen.stamps.iter_mut().flat_map(|stamps| stamps.drain(..)) {
                 let due = pace.start + Duration::from_nanos(stamp);

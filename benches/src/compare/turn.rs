@@ -79,7 +79,7 @@ pub(super) fn publish(
             let Some(link) = pool.links.get_mut(number) else { continue };
             link.pump(&mut seen)?;
             now = clock::now();
-            let count = phase.receipts(link, &mut seen, now);
+            let count = phase.receipts(link, &mut seen, now)?;
             if now < phase.until {
                 link.publish(count, &body, now)?;
             }
@@ -133,7 +133,7 @@ pub(super) fn fill(
         free = 0;
         let Some(link) = pool.links.first_mut().filter(|_| !ready.is_empty()) else { continue };
         link.pump(&mut seen)?;
-        free = phase.receipts(link, &mut seen, now) as u64;
+        free = phase.receipts(link, &mut seen, now)? as u64;
         done += free;
         pool.retry(&body)?;
     }
@@ -199,7 +199,7 @@ pub(super) fn together(
             link.pump(&mut seen)?;
             now = clock::now();
             if number == 0 {
-                let count = phase.receipts(link, &mut seen, now);
+                let count = phase.receipts(link, &mut seen, now)?;
                 link.publish(count, &body, now)?;
                 all += count as u64;
             }
@@ -237,13 +237,11 @@ impl Phase {
     }
 
     /// Notes the receipts that have come; how many.
-    fn receipts(&mut self, link: &mut Link, seen: &mut Seen, now: Instant) -> usize {
+    fn receipts(&mut self, link: &mut Link, seen: &mut Seen, now: Instant) -> io::Result<usize> {
         let count = seen.receipts.len();
         for number in seen.receipts.drain(..) {
-            if let Some(sent_at) = link.sent_at(number)
-                && now >= self.from
-                && now < self.until
-            {
+            let sent_at = link.sent_at(number)?;
+            if now >= self.from && now < self.until {
                 self.latency.saturating_record(clock::nanos(now - sent_at));
                 self.count += 1;
             }
@@ -252,7 +250,7 @@ impl Phase {
         if count > 0 {
             self.heard = now;
         }
-        count
+        Ok(count)
     }
 
     fn give_up(&self, now: Instant) -> io::Result<()> {

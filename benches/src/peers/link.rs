@@ -204,6 +204,8 @@ impl Link {
 
     /// Sends again what was refused. It counts as sent when it was sent first.
     pub(crate) fn retry(&mut self, body: &[u8]) -> io::Result<()> {
+        // What was accepted in between leaves no gap: the numbers begin anew.
+        self.in_flight.retain(Option::is_some);
         self.speaker.rewind(self.first);
         for _ in 0..std::mem::take(&mut self.refused) {
             self.speaker.publish(&mut self.out, body);
@@ -225,8 +227,14 @@ impl Link {
         }
     }
 
-    /// When the publish with this number was sent; forgets it.
-    pub(crate) fn sent_at(&mut self, number: u64) -> Option<Instant> {
+    /// When the publish with this number was sent; forgets it. A receipt for what is not in flight is
+    /// an error: somebody else's was counted, or one twice.
+    pub(crate) fn sent_at(&mut self, number: u64) -> io::Result<Instant> {
+        let stray = || io::Error::other(format!("a receipt for publish {number}, not in flight"));
+        self.forget(number).ok_or_else(stray)
+    }
+
+    fn forget(&mut self, number: u64) -> Option<Instant> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let sent = self.in_flight.get_mut(place)?.take();
         while let Some(None) = self.in_flight.front() {

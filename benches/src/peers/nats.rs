@@ -13,6 +13,8 @@ const PULL: u64 = 1000;
 
 struct Nats {
     queue: String,
+    /// Where answers go. One subject for all would give everybody's answers to each of them.
+    inbox: String,
     published: u64,
     acked: bool,
     /// Messages asked for and not here yet.
@@ -21,9 +23,10 @@ struct Nats {
 
 pub(crate) fn connect(to: SocketAddr, queue: &str, duty: Duty) -> io::Result<Link> {
     let mut wire = hello(to)?;
+    let inbox = format!("_INBOX.{}", wire.stream.local_addr()?.port());
     let acked = matches!(duty, Duty::Consume(Take { acked: true, .. }));
     match duty {
-        Duty::Publish { .. } => wire.send(b"SUB _INBOX.p.* 1\r\n")?,
+        Duty::Publish { .. } => wire.send(format!("SUB {inbox}.p.* 1\r\n").as_bytes())?,
         Duty::Consume(_) => {
             let policy = if acked { "explicit" } else { "none" };
             let config = format!(
@@ -31,10 +34,10 @@ pub(crate) fn connect(to: SocketAddr, queue: &str, duty: Duty) -> io::Result<Lin
                 if acked { 100_000 } else { 0 }
             );
             api(&mut wire, &format!("CONSUMER.DURABLE.CREATE.{queue}.c"), &config)?;
-            wire.send(b"SUB _INBOX.c 2\r\n")?;
+            wire.send(format!("SUB {inbox}.c 2\r\n").as_bytes())?;
         }
     }
-    let speaker = Nats { queue: queue.to_owned(), published: 0, acked, wanted: 0 };
+    let speaker = Nats { queue: queue.to_owned(), inbox, published: 0, acked, wanted: 0 };
     Link::new(wire, Box::new(speaker))
 }
 
@@ -93,7 +96,9 @@ impl Speaker for Nats {
     fn publish(&mut self, out: &mut Vec<u8>, body: &[u8]) {
         out.extend_from_slice(b"PUB ");
         out.extend_from_slice(self.queue.as_bytes());
-        out.extend_from_slice(b" _INBOX.p.");
+        out.push(b' ');
+        out.extend_from_slice(self.inbox.as_bytes());
+        out.extend_from_slice(b".p.");
         push_number(out, self.published);
         self.published += 1;
         out.push(b' ');
@@ -108,7 +113,9 @@ impl Speaker for Nats {
         let body = format!(r#"{{"batch":{PULL},"expires":30000000000}}"#);
         out.extend_from_slice(b"PUB $JS.API.CONSUMER.MSG.NEXT.");
         out.extend_from_slice(self.queue.as_bytes());
-        out.extend_from_slice(format!(".c _INBOX.c {}\r\n{body}\r\n", body.len()).as_bytes());
+        out.extend_from_slice(
+            format!(".c {}.c {}\r\n{body}\r\n", self.inbox, body.len()).as_bytes(),
+        );
     }
 
     fn take(&mut self, input: &[u8], out: &mut Vec<u8>, seen: &mut Seen) -> io::Result<usize> {
@@ -135,7 +142,7 @@ impl Speaker for Nats {
             // A pull that has ended without having got all it asked for.
             self.wanted = 0;
             self.consume(out);
-        } else if let Some(number) = subject.strip_prefix(b"_INBOX.p.").and_then(number) {
+        } else if let Some(number) = self.answered(subject) {
             if body.windows(8).any(|part| part == b"\"error\":") {
                 return Err(unexpected("nats", body));
             }
@@ -150,6 +157,12 @@ impl Speaker for Nats {
 }
 
 impl Nats {
+    /// Which publish an answer on this subject is for.
+    fn answered(&self, subject: &[u8]) -> Option<u64> {
+        let rest = subject.strip_prefix(self.inbox.as_bytes())?;
+        rest.strip_prefix(b".p.").and_then(number)
+    }
+
     fn delivered(&mut self, reply: &[u8], body: &[u8], out: &mut Vec<u8>, seen: &mut Seen) {
         seen.delivered(body);
         seen.settled += 1;
