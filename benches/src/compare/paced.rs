@@ -1,7 +1,6 @@
 //! From publish to delivery at a fixed rate, counted from the moment each message was due.
 
 use std::io;
-use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use super::pool::Pool;
@@ -22,8 +21,6 @@ pub(super) fn run(
     body: usize,
     measured: Duration,
 ) -> io::Result<Outcome> {
-    // A timer of this thread is otherwise late by 50 us on purpose.
-    rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
     let publisher = service.connect(queue, Duty::Publish { batch: 1, topics: 1 })?;
     let consumer = service.connect(queue, Duty::Consume(Take { acked: true, expected: None }))?;
     let mut pool = Pool::new(vec![publisher, consumer])?;
@@ -46,8 +43,10 @@ pub(super) fn run(
         {
             pace.send(link, now)?;
         }
-        let next = if now < until { pace.due() } else { now + LAST };
-        pool.wait(next.saturating_duration_since(clock::now()), &mut ready)?;
+        if now < until {
+            pool.alarm(pace.due().saturating_duration_since(clock::now()))?;
+        }
+        pool.wait(LAST, &mut ready)?;
         for number in ready.iter().copied() {
             let Some(link) = pool.links.get_mut(number) else { continue };
             link.pump(&mut seen)?;
