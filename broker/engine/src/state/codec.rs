@@ -245,7 +245,7 @@ impl Milestones {
         let bytes_end = varint(source, field)?;
         let last_at = Timestamp::decode(source, field)?;
         let list = take_list(source, field, |source| Milestone::decode(source, field))?;
-        Ok(Self { list, spacing, bytes_end, last_at })
+        Ok(Self::new(list, spacing, bytes_end, last_at))
     }
 }
 

@@ -35,28 +35,48 @@ pub(crate) struct Milestones {
     pub(super) bytes_end: u64,
     /// When the last batch arrived.
     pub(super) last_at: Timestamp,
+    /// From which offset on a batch gets a milestone: `spacing` behind the last one. Follows from the
+    /// others; it is here so that a batch that gets none need not look at the list, which with
+    /// thousands of topics is in no cache.
+    due: Offset,
 }
 
 impl Default for Milestones {
     fn default() -> Self {
         let (list, last_at) = (VecDeque::new(), Timestamp::ZERO);
-        Self { list, spacing: 1, bytes_end: 0, last_at }
+        Self::new(list, 1, 0, last_at)
     }
 }
 
 impl Milestones {
+    pub(super) fn new(
+        list: VecDeque<Milestone>,
+        spacing: u64,
+        bytes_end: u64,
+        last_at: Timestamp,
+    ) -> Self {
+        let mut milestones = Self { list, spacing, bytes_end, last_at, due: Offset::ZERO };
+        milestones.place_next();
+        milestones
+    }
+
+    fn place_next(&mut self) {
+        let last = self.list.back();
+        self.due = last.map_or(Offset::ZERO, |last| last.offset.plus(self.spacing));
+    }
+
     /// Notes a batch. `start` is the first offset still of interest.
     pub(crate) fn push(&mut self, offset: Offset, at: Timestamp, bytes: u32, start: Offset) {
         // The wall clock may step back; what is stored must ascend.
         let at_before = self.last_at;
         self.last_at = at_before.max(at);
-        let far = |last: &Milestone| offset.distance_from(last.offset) >= self.spacing;
-        if self.list.back().is_none_or(far) {
+        if offset >= self.due {
             if self.is_full() {
                 self.thin(start);
             }
             let (at, bytes_before) = (self.last_at, self.bytes_end);
             self.list.push_back(Milestone { offset, at, at_before, bytes_before });
+            self.place_next();
         }
         self.bytes_end += u64::from(bytes);
     }
@@ -88,6 +108,7 @@ impl Milestones {
         if self.list.len() < MILESTONES_MAX / 4 {
             self.spacing = (self.spacing / 2).max(1);
         }
+        self.place_next();
     }
 
     /// Roughly how many bytes lie before `offset`; `next` is the partition's end.
