@@ -154,6 +154,14 @@ pub trait File: Debug + Send + Sync {
     /// The system's.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// Extends the file to `len` bytes and takes room for all of them; they read as zeros. A synced
+    /// write into such room costs more than into what was written before, and nothing else does.
+    ///
+    /// # Errors
+    ///
+    /// The system's; `Unsupported` if the file system cannot do that.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+
     /// Maps the file's first `len` bytes for reading. Bytes written to the file later are seen.
     ///
     /// # Errors

@@ -49,6 +49,8 @@ struct Syncs {
     wanted: bool,
     /// Whether a sync runs elsewhere.
     running: bool,
+    /// How many have begun since the active segment did.
+    begun: u64,
 }
 
 /// Bytes of batches up to which a frame is copied to its head: two more parts of a vectored write
@@ -382,6 +384,7 @@ impl Journal {
         let position = self.position + FOOTER_LEN;
         let ended = std::mem::replace(&mut self.active, next);
         self.position = HEADER_LEN as u64;
+        self.shared.set_sync_bytes(position / std::mem::take(&mut self.syncs.begun).max(1));
         ended.finish(SegmentEnd { last: self.written(), position });
         self.left.push(ended);
         Ok(())
@@ -396,6 +399,7 @@ impl Journal {
 
     fn take_job(&mut self) -> SyncJob {
         self.syncs.wanted = false;
+        self.syncs.begun += 1;
         SyncJob { left: self.left.clone(), active: Arc::clone(&self.active), upto: self.written() }
     }
 

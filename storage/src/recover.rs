@@ -29,7 +29,7 @@ use crate::names::{FileId, FileKind, FileName};
 use crate::options::Options;
 use crate::salt::derive_salt;
 use crate::shared::Segment;
-use crate::spare::{self, Order, SpareError};
+use crate::spare::{self, Filling, Order, SpareError};
 use posthouse_protocol::{LogIndex, StartEpoch, Timestamp};
 use std::sync::Arc;
 use tail::Tail;
@@ -265,8 +265,8 @@ impl Commit<'_> {
             let id = next.take_file_id();
             let reuse = next.spares.first().copied();
             let salt = derive_salt(&options.seed, next.start_epoch, id);
-            let (store, size, at_once) = (next.store, options.segment_bytes, true);
-            let order = Order { store, id, salt, size, reuse, at_once };
+            let (store, size) = (next.store, options.segment_bytes);
+            let order = Order { store, id, salt, size, reuse, filling: Filling::AtOnce };
             let made = spare::make(fs, &order)
                 .map_err(|source| OpenError::Spare(SpareError::File { id, source }))?;
             order.enter(&mut next);

@@ -50,6 +50,8 @@ struct Positions {
     written: AtomicU64,
     /// Journal bytes written since the store was opened, replayed ones included.
     written_bytes: AtomicU64,
+    /// What a sync of the last segment covered on average; 0 before one has ended.
+    sync_bytes: AtomicU64,
 }
 
 /// Everything that readers consult, changed in one step.
@@ -228,6 +230,15 @@ impl Shared {
     pub(crate) fn advance_written(&self, index: LogIndex, bytes: u64) {
         self.positions.written_bytes.fetch_add(bytes, Ordering::AcqRel);
         self.positions.written.fetch_max(index.0, Ordering::AcqRel);
+    }
+
+    /// How many bytes a sync of the last finished segment covered on average; 0 before there is one.
+    pub(crate) fn sync_bytes(&self) -> u64 {
+        self.positions.sync_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_sync_bytes(&self, bytes: u64) {
+        self.positions.sync_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Finished segments with frames after `folded`, oldest first, all of whose frames are durable.

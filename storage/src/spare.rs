@@ -1,10 +1,12 @@
 //! Segments made ahead of time, so that a roll waits for nothing and meets no full disk.
 //!
 //! A new file is filled with zeros, because a sync of blocks that were written
-//! before costs half as much as one of blocks that were only allocated; a
-//! recycled one keeps its old bytes, which the new salt makes meaningless. The
-//! file is ready once its header is synced, its name is durable and the manifest
-//! names it, in this order.
+//! before costs less than one of blocks that were only allocated: half as much, if
+//! it is small. A journal that is synced in large pieces gets allocated blocks,
+//! since zeros would be the larger part of what the disk has to write. A recycled
+//! file keeps its old bytes, which the new salt makes meaningless. The file is
+//! ready once its header is synced, its name is durable and the manifest names it,
+//! in this order.
 
 use crate::bugs::{Bug, planted};
 use crate::frame::Salt;
@@ -23,6 +25,9 @@ const CHUNK_BYTES: u64 = 1 << 20;
 /// appended later costs more the larger the piece that it lies in: 4 us for each write and as much
 /// for each sync with pieces of 1 MiB (decision 0012).
 const WRITE_BYTES: usize = 64 << 10;
+/// A journal whose syncs cover at least this part of a segment on average, 256 KiB of 64 MiB, does
+/// without zeros: they would cost as much again as the data, allocated blocks 0.1 ms a sync.
+const LARGE_SYNC_PART: u64 = 256;
 
 /// Makes one segment ready, if fewer are than the options ask for. Takes a spare file if there is
 /// one. Says whether it did.
@@ -58,7 +63,7 @@ fn prepare_locked(shared: &Shared) -> Result<(), SpareError> {
         salt: shared.fresh_salt(id),
         size: shared.options.segment_bytes,
         reuse: manifest.spares.first().copied(),
-        at_once: false,
+        filling: if has_large_syncs(shared) { Filling::Allocate } else { Filling::Gently },
     };
     let segment = make(&*shared.fs, &order).map_err(|source| SpareError::File { id, source })?;
     shared.commit(|manifest| order.enter(manifest)).map_err(SpareError::Manifest)?;
@@ -75,8 +80,22 @@ pub(crate) struct Order {
     pub(crate) size: u64,
     /// A spare file to make it of.
     pub(crate) reuse: Option<FileId>,
-    /// Nobody's syncs have to be let through while the file is filled.
-    pub(crate) at_once: bool,
+    pub(crate) filling: Filling,
+}
+
+/// What a new file gets before it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filling {
+    /// Zeros, when nobody's syncs have to be let through meanwhile.
+    AtOnce,
+    /// Zeros, piece by piece.
+    Gently,
+    /// Room, and zeros where the file system cannot give that.
+    Allocate,
+}
+
+fn has_large_syncs(shared: &Shared) -> bool {
+    shared.sync_bytes() >= shared.options.segment_bytes / LARGE_SYNC_PART
 }
 
 impl Order {
@@ -124,7 +143,7 @@ fn recycled(
     let file = fs.open(temporary)?;
     if file.size()? != order.size {
         file.set_len(0)?;
-        fill_with_zeros(&*file, order)?;
+        fill(&*file, order)?;
     }
     Ok(file)
 }
@@ -137,11 +156,21 @@ fn zeroed(fs: &dyn Fs, temporary: &str, order: &Order) -> io::Result<Arc<dyn Fil
         }
         created => created?,
     };
-    fill_with_zeros(&*file, order).inspect_err(|_| {
+    fill(&*file, order).inspect_err(|_| {
         // Gives the space back; what cannot be removed now goes at the next start.
         let _: io::Result<()> = fs.remove(temporary);
     })?;
     Ok(file)
+}
+
+fn fill(file: &dyn File, order: &Order) -> io::Result<()> {
+    if order.filling == Filling::Allocate {
+        match file.allocate(order.size) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            allocated => return allocated,
+        }
+    }
+    fill_with_zeros(file, order)
 }
 
 fn fill_with_zeros(file: &dyn File, order: &Order) -> io::Result<()> {
@@ -152,7 +181,9 @@ fn fill_with_zeros(file: &dyn File, order: &Order) -> io::Result<()> {
         let len = usize::try_from(size - position).unwrap_or(WRITE_BYTES).min(WRITE_BYTES);
         file.write_at(position, &[IoSlice::new(zeros.get(..len).unwrap_or(&zeros))])?;
         position += len as u64;
-        if !order.at_once && (position.is_multiple_of(CHUNK_BYTES) || position == size) {
+        if order.filling != Filling::AtOnce
+            && (position.is_multiple_of(CHUNK_BYTES) || position == size)
+        {
             file.sync()?;
         }
     }
@@ -191,5 +222,61 @@ impl std::error::Error for SpareError {
             Self::File { source, .. } => Some(source),
             Self::Manifest(source) => Some(source),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Map;
+    use crate::fs::sim::SimFs;
+
+    /// A file of a file system that gives no room in advance.
+    #[derive(Debug)]
+    struct Plain(Arc<dyn File>);
+
+    impl File for Plain {
+        fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+            self.0.write_at(position, parts)
+        }
+
+        fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+            self.0.read_at(position, buffer)
+        }
+
+        fn drop_cache(&self) -> io::Result<()> {
+            self.0.drop_cache()
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.0.sync()
+        }
+
+        fn size(&self) -> io::Result<u64> {
+            self.0.size()
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn allocate(&self, _len: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn map(&self, len: u64) -> io::Result<Map> {
+            self.0.map(len)
+        }
+    }
+
+    #[test]
+    fn where_there_is_no_room_in_advance_there_are_zeros() {
+        let file = Plain(SimFs::new().create("segment").unwrap());
+        let (store, id, salt, size) = (StoreId([0; 16]), FileId(1), Salt([0; 16]), 1 << 20);
+        let order = Order { store, id, salt, size, reuse: None, filling: Filling::Allocate };
+
+        fill(&file, &order).unwrap();
+
+        assert_eq!(file.size().unwrap(), size);
     }
 }

@@ -178,6 +178,10 @@ impl File for TapFile {
         self.tap.changed(self.file.set_len(len))
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.tap.changed(self.file.allocate(len))
+    }
+
     fn map(&self, len: u64) -> io::Result<Map> {
         self.file.map(len)
     }

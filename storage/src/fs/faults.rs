@@ -196,6 +196,11 @@ impl File for FaultFile {
         self.file.set_len(len)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.plan.check(Operation::Write)?;
+        self.file.allocate(len)
+    }
+
     fn map(&self, len: u64) -> io::Result<Map> {
         self.file.map(len)
     }

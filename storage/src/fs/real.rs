@@ -7,7 +7,8 @@
 
 use super::{Aligned, BLOCK, File, Fs, Map, mmap, read_up_to};
 use crate::names::{LOCK, ORPHANS};
-use rustix::fs::{Advice, FlockOperation, Mode, OFlags};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
@@ -119,7 +120,7 @@ fn take_lock(path: &Path) -> Result<std::fs::File, LockError> {
     let mut lock = std::fs::File::from(fd);
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+        Err(Errno::WOULDBLOCK) => {
             let mut holder = String::new();
             let _: Result<usize, io::Error> = (&lock).take(64).read_to_string(&mut holder);
             let holder = holder.trim().parse().ok();
@@ -156,7 +157,7 @@ impl Fs for RealFs {
         if to.starts_with(ORPHANS) {
             match rustix::fs::mkdirat(&self.dir, ORPHANS, Mode::RWXU) {
                 Ok(()) => self.dir.sync_all()?,
-                Err(rustix::io::Errno::EXIST) => {}
+                Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -251,7 +252,7 @@ impl RealFile {
 
 /// Whether the file system cannot do without its cache, or wants larger blocks than ours.
 fn is_impossible(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error())
+    error.raw_os_error() == Some(Errno::INVAL.raw_os_error())
 }
 
 /// Reads whole blocks until the buffer is full or the file ends.
@@ -271,7 +272,7 @@ fn read_full(file: &std::fs::File, position: u64, buffer: &mut [u8]) -> io::Resu
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             done => return done.map_err(io::Error::from),
         }
     }
@@ -327,6 +328,14 @@ impl File for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let none = FallocateFlags::empty();
+        retry(|| match rustix::fs::fallocate(&self.file, none, 0, len) {
+            Err(Errno::OPNOTSUPP) => Err(Errno::NOSYS),
+            done => done,
+        })
     }
 
     fn map(&self, len: u64) -> io::Result<Map> {

@@ -352,6 +352,10 @@ impl File for Handle {
         Ok(())
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+
     fn map(&self, len: u64) -> io::Result<Map> {
         if len > self.file.lock().len() {
             return Err(io::ErrorKind::UnexpectedEof.into());

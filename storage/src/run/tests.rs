@@ -224,6 +224,10 @@ impl File for MemoryFile {
         Ok(())
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+
     fn map(&self, len: u64) -> io::Result<Map> {
         let bytes = Bytes::copy_from_slice(&self.0.lock().unwrap()[..to_usize(len)]);
         Ok(Map(Arc::new(Copy(bytes))))

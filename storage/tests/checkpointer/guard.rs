@@ -212,6 +212,10 @@ impl File for GuardedFile {
         self.below.set_len(len)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+
     fn map(&self, len: u64) -> io::Result<Map> {
         self.below.map(len)
     }
