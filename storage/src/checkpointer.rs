@@ -19,6 +19,7 @@
 //! of the manifest name them as retired (commit C), and only when no reader holds
 //! a slice of them.
 
+mod adopt;
 mod compact;
 mod error;
 mod fold;
@@ -26,6 +27,7 @@ mod free;
 mod job;
 mod progress;
 mod rewrite;
+mod source;
 
 pub use error::CheckpointError;
 pub use progress::Progress;
@@ -89,7 +91,7 @@ pub enum Task {
     Fold,
     /// Write the state.
     Save,
-    /// Copy needed batches.
+    /// Copy needed batches, or check and index them in a segment that is adopted.
     Copy,
     /// Write an index and sync the file.
     Seal,

@@ -10,9 +10,9 @@ pub use content::{CheckpointContent, Content, RunContent, SegmentContent};
 
 use crate::fs::{File, Fs};
 use crate::manifest::{Manifest, SlotLoss};
-use crate::names::{FileKind, FileName, LOCK, MANIFEST};
+use crate::names::{FileId, FileKind, FileName, LOCK, MANIFEST};
 use posthouse_protocol::{Offset, PartitionId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::{fmt, io};
 
 /// What lies in a data directory.
@@ -160,10 +160,14 @@ fn describe(fs: &dyn Fs, name: &str, whole: &mut Description) -> io::Result<File
         Some(FileName { kind: FileKind::Segment, id, .. }) => {
             let entry =
                 manifest.and_then(|manifest| manifest.journal.iter().find(|entry| entry.id == id));
-            let entry = entry.copied();
-            content::segment(read(&*file)?, entry.as_ref(), manifest)
+            let runs = || manifest.into_iter().flat_map(|manifest| &manifest.runs);
+            match runs().find(|run| entry.is_none() && run.adopted == Some(id)) {
+                // What is in it, and whether that is damaged, is for the run to say.
+                Some(run) => Content::Adopted(run.id),
+                None => content::segment(read(&*file)?, entry.copied().as_ref(), manifest),
+            }
         }
-        Some(FileName { kind: FileKind::Run, .. }) => content::run(read(&*file)?),
+        Some(FileName { kind: FileKind::Run, .. }) => content::run(fs, read(&*file)?)?,
         Some(FileName { kind: FileKind::Checkpoint, .. }) => content::checkpoint(&*file),
         Some(FileName { kind: FileKind::Spare, .. }) | None => Content::Nothing,
     };
@@ -192,7 +196,10 @@ fn missing(description: &Description) -> Vec<FileName> {
     let Some(manifest) = &description.manifest else {
         return Vec::new();
     };
-    let segments = manifest.journal.iter().map(|entry| (FileKind::Segment, entry.id));
+    let journal = manifest.journal.iter().map(|entry| entry.id);
+    let adopted = manifest.runs.iter().filter_map(|entry| entry.adopted);
+    let segments: BTreeSet<FileId> = journal.chain(adopted).collect();
+    let segments = segments.into_iter().map(|id| (FileKind::Segment, id));
     let runs = manifest.runs.iter().map(|entry| (FileKind::Run, entry.id));
     let checkpoints = manifest.checkpoints.iter().map(|entry| (FileKind::Checkpoint, entry.id));
     let names = segments.chain(runs).chain(checkpoints);

@@ -29,7 +29,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// Version of this layout.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Length to which an empty slot is filled with zeros, so that the usual commit grows no file.
 const SLOT_BYTES: usize = 64 << 10;
 /// A slot longer than this is not believed.
@@ -152,14 +152,23 @@ impl Manifest {
         }
         !name.temporary
             && match name.kind {
-                FileKind::Segment => {
-                    self.journal.iter().any(|entry| entry.id == id)
-                        || self.runs.iter().any(|entry| entry.adopted == Some(id))
-                }
+                FileKind::Segment => self.uses_segment(id),
                 FileKind::Run => self.runs.iter().any(|entry| entry.id == id),
                 FileKind::Checkpoint => self.checkpoints.iter().any(|entry| entry.id == id),
                 FileKind::Spare => self.spares.contains(&id),
             }
+    }
+
+    /// Whether the segment is part of the journal, or holds the batches of a run.
+    #[must_use]
+    pub fn uses_segment(&self, id: FileId) -> bool {
+        self.journal.iter().any(|entry| entry.id == id) || self.is_adopted(id)
+    }
+
+    /// Whether the segment holds the batches of a run.
+    #[must_use]
+    pub fn is_adopted(&self, id: FileId) -> bool {
+        self.runs.iter().any(|entry| entry.adopted == Some(id))
     }
 
     /// Appends the slot to `out`.

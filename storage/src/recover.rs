@@ -294,7 +294,10 @@ impl Commit<'_> {
         next.clean = false;
         next.journal = self.parts.used.iter().map(Segment::entry).collect();
         next.journal.extend(self.parts.ready.iter().map(Segment::entry));
-        next.retired.extend(&self.parts.retired);
+        // Nothing in it counts as journal; what a run has of it does.
+        let retired = self.parts.retired.iter().filter(|name| !next.is_adopted(name.id));
+        let retired: Vec<FileName> = retired.copied().collect();
+        next.retired.extend(retired);
         next.retired.extend(self.leftovers);
         let damaged = &self.report.checkpoint_damaged;
         next.checkpoints.retain(|checkpoint| !damaged.contains(&checkpoint.id));

@@ -4,12 +4,17 @@
 //! a few numbers, however many batches it holds. What a lookup costs in page
 //! faults is the caller's concern: runs are cold, and the core thread stays away
 //! from them. The bytes are described in [`mod@format`].
+//!
+//! A run over an adopted segment is only the index: its batches lie in the segment, and are read
+//! there.
 
+mod adopted;
 pub mod format;
 mod set;
 mod verify;
 mod write;
 
+pub use adopted::Adopted;
 pub use format::{Entry, Header, Identity, Partition};
 pub use set::{Runs, SetError};
 pub use verify::Verification;
@@ -31,6 +36,8 @@ pub struct Run {
     footer: Footer,
     map: Map,
     bytes: Bytes,
+    /// Where the batches lie, if not in the run's own file.
+    adopted: Option<Adopted>,
     /// The lowest and the highest partition, kept so that most lookups in runs that do not hold
     /// the partition touch no page of the file.
     bounds: Option<[Partition; 2]>,
@@ -40,26 +47,36 @@ pub struct Run {
 
 impl Run {
     /// Opens a run and checks header, footer and directory, but neither index nor batches.
+    /// `adopted` is the segment that `identity` says to hold the batches.
     ///
     /// # Errors
     ///
     /// [`OpenError`]; a header of another identity is damage.
-    pub fn open(file: &dyn File, identity: &Identity) -> Result<Self, OpenError> {
+    pub fn open(
+        file: &dyn File,
+        identity: &Identity,
+        adopted: Option<Adopted>,
+    ) -> Result<Self, OpenError> {
         let header = read_header(file)?;
         if header.identity != *identity {
             return Err(OpenError::Other { found: header.identity.id });
         }
-        Self::in_map(header, file.map(header.len).map_err(OpenError::Io)?)
+        Self::in_map(header, file.map(header.len).map_err(OpenError::Io)?, adopted)
     }
 
     /// A run whose header was read, in a map of its file.
-    pub(crate) fn in_map(header: Header, map: Map) -> Result<Self, OpenError> {
+    pub(crate) fn in_map(
+        header: Header,
+        map: Map,
+        adopted: Option<Adopted>,
+    ) -> Result<Self, OpenError> {
+        let adopted = adopted::check(&header, adopted)?;
         let truncated = OpenError::Damaged(DecodeError::Truncated { field: "run" });
         let bytes = map.slice(0..header.len).ok_or(truncated)?;
         let footer = part(&bytes, header.len - FOOTER_LEN..header.len);
         let footer = Footer::decode(footer, &header.identity.salt, header.len)?;
         let (bounds, index_sound) = (None, OnceLock::new());
-        let mut run = Self { header, footer, map, bytes, bounds, index_sound };
+        let mut run = Self { header, footer, map, bytes, adopted, bounds, index_sound };
         run.check_directory()?;
         let last = u64::from(run.footer.partitions).saturating_sub(1);
         run.bounds = run.partition_at(0).zip(run.partition_at(last)).map(|(low, high)| [low, high]);
@@ -81,7 +98,7 @@ impl Run {
         &self.header.identity
     }
 
-    /// How many bytes of the file it takes.
+    /// How many bytes of its own file it takes.
     #[must_use]
     pub const fn len(&self) -> u64 {
         self.header.len
@@ -99,10 +116,22 @@ impl Run {
         self.footer.entries
     }
 
-    /// All its bytes, without a copy.
+    /// The segment that holds its batches, if its own file does not.
     #[must_use]
-    pub fn bytes(&self) -> Bytes {
-        self.bytes.clone()
+    pub const fn adopted(&self) -> Option<&Adopted> {
+        self.adopted.as_ref()
+    }
+
+    /// The file that its batches lie in.
+    #[must_use]
+    pub fn batch_file(&self) -> FileId {
+        self.header.identity.adopted.unwrap_or(self.header.identity.id)
+    }
+
+    /// All bytes of the file that its batches lie in, without a copy.
+    #[must_use]
+    pub fn batch_file_bytes(&self) -> Bytes {
+        self.adopted.as_ref().map_or_else(|| self.bytes.clone(), Adopted::bytes)
     }
 
     /// The partition that all its batches belong to, if there is only one.
@@ -111,7 +140,7 @@ impl Run {
         self.bounds.filter(|[low, high]| low.id == high.id).map(|[only, _]| only)
     }
 
-    /// The map under it, to find out later whether any slice is still alive.
+    /// The map of its own file, to find out later whether any slice is still alive.
     #[must_use]
     pub const fn map(&self) -> &Map {
         &self.map
@@ -188,6 +217,9 @@ impl Run {
     #[must_use]
     pub fn batch(&self, entry: &Entry) -> Option<Bytes> {
         let end = entry.position.checked_add(u64::from(entry.len))?;
+        if let Some(segment) = &self.adopted {
+            return segment.map.slice(entry.position..end);
+        }
         if entry.position < HEADER_LEN || end > self.footer.index_position {
             return None;
         }
@@ -300,6 +332,22 @@ pub enum OpenError {
         /// The length of the file.
         found: u64,
     },
+    /// The system refuses the segment that the run adopted, or there is none.
+    Segment {
+        /// The segment.
+        id: FileId,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The segment that the run adopted is shorter than it was.
+    SegmentShort {
+        /// The segment.
+        id: FileId,
+        /// The length that the run's header names.
+        expected: u64,
+        /// The length of the file.
+        found: u64,
+    },
 }
 
 impl From<DecodeError> for OpenError {
@@ -317,6 +365,12 @@ impl fmt::Display for OpenError {
             Self::Short { expected, found } => {
                 write!(f, "run is cut off expected={expected} found={found}")
             }
+            Self::Segment { id, source } => {
+                write!(f, "its batches cannot be read segment={id}: {source}")
+            }
+            Self::SegmentShort { id, expected, found } => {
+                write!(f, "its batches are cut off segment={id} expected={expected} found={found}")
+            }
         }
     }
 }
@@ -324,9 +378,9 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io(error) => Some(error),
+            Self::Io(error) | Self::Segment { source: error, .. } => Some(error),
             Self::Damaged(error) => Some(error),
-            Self::Other { .. } | Self::Short { .. } => None,
+            Self::Other { .. } | Self::Short { .. } | Self::SegmentShort { .. } => None,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! How much room there is, and whether a publish may take some of it.
 //!
 //! "Full" is an answer given before state changes. An admitted byte needs room
-//! twice, in the journal and, until it is folded, in a run. What settlements and
+//! twice, in the journal and, until it is folded, in a run; that its segment will be
+//! adopted and needs no run is not reckoned with. What settlements and
 //! the checkpointer need to make room again is never given to publishes.
 
 use std::fmt;

@@ -50,7 +50,7 @@ impl<F: Fold> Store<F> {
             from,
         } = recovered;
         let manifest = slots.current();
-        let (runs, mut damaged) = Runs::open(&*fs, manifest.store, &manifest.runs);
+        let (runs, mut damaged) = Runs::open(&*fs, manifest.store, &manifest.runs, &used);
         if let Some(refused) = damaged.iter().position(SetError::may_pass) {
             return Err(OpenError::Run(damaged.swap_remove(refused)));
         }

@@ -11,7 +11,7 @@ use posthouse_storage::frame::Salt;
 use posthouse_storage::fs::Fs;
 use posthouse_storage::fs::sim::SimFs;
 use posthouse_storage::names::FileId;
-use posthouse_storage::run::{Copied, Identity, Run, Writer};
+use posthouse_storage::run::{Copied, Header, Identity, Run, Writer};
 use posthouse_storage::segment::StoreId;
 use std::fmt::Write;
 use std::path::Path;
@@ -24,7 +24,8 @@ fn a_run_has_the_bytes_of_the_golden_file() {
     let disk = SimFs::new();
     let file = disk.create("run").unwrap();
     let (after, through) = (LogIndex(0x11), LogIndex(0x22));
-    let identity = Identity { store: STORE, id: FileId(0x33), salt: SALT, after, through };
+    let adopted = None;
+    let identity = Identity { store: STORE, id: FileId(0x33), salt: SALT, after, through, adopted };
     let mut writer = Writer::new(file.clone(), identity);
     writer.push(&copied(4, 0x100, 2, b"first batch")).unwrap();
     writer.push_lost(&copied(4, 0x102, 3, b""));
@@ -33,8 +34,27 @@ fn a_run_has_the_bytes_of_the_golden_file() {
 
     check("run.hex", &disk.contents("run").unwrap());
 
-    let run = Run::open(&*file, &identity).unwrap();
+    let run = Run::open(&*file, &identity, None).unwrap();
     assert_eq!(run.lookup(PartitionId(9), Offset(0)).unwrap().unwrap().base, Offset(0x200));
+}
+
+#[test]
+fn a_run_over_an_adopted_segment_has_the_bytes_of_the_golden_file() {
+    let disk = SimFs::new();
+    let file = disk.create("run").unwrap();
+    let (after, through) = (LogIndex(0x11), LogIndex(0x22));
+    let adopted = Some(FileId(0x99));
+    let identity = Identity { store: STORE, id: FileId(0x34), salt: SALT, after, through, adopted };
+    let mut writer = Writer::adopting(file.clone(), identity, 0x1_0000);
+    writer.push_adopted(&copied(4, 0x100, 2, b"first batch"), 0x2000);
+    writer.push_lost(&copied(4, 0x102, 3, b""));
+    writer.push_adopted(&copied(9, 0x200, 1, b"12345678"), 0x1080);
+    writer.finish().unwrap();
+
+    let bytes = disk.contents("run").unwrap();
+    check("run_adopted.hex", &bytes);
+    let header = Header::decode(&bytes[..128]).unwrap();
+    assert_eq!((header.identity, header.adopted_bytes), (identity, 0x1_0000));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use crate::output::{Output, counted, grouped};
 use clap::Args;
 use posthouse_broker::config::ByteSize;
 use posthouse_storage::fs::real::RealFs;
-use posthouse_storage::inspect::{Content, Description, FileDescription, inspect};
+use posthouse_storage::inspect::{Content, Description, FileDescription, RunContent, inspect};
+use posthouse_storage::names::{FileKind, FileName};
 use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
@@ -103,12 +104,8 @@ fn content_text(content: &Content) -> String {
         Content::Checkpoint(found) => {
             format!("state at frame {}, {}", found.index, ByteSize(found.state_bytes))
         }
-        Content::Run(found) => format!(
-            "messages of frames {} to {}, {}",
-            found.after.next(),
-            found.through,
-            counted(found.partitions.len() as u64, "partition"),
-        ),
+        Content::Adopted(run) => format!("messages of {}", FileName::new(FileKind::Run, *run)),
+        Content::Run(found) => run_text(found),
         Content::Segment(found) if found.frames == 0 => "no frames".to_owned(),
         Content::Segment(found) => format!(
             "frames {} to {} and {}, {}",
@@ -118,6 +115,13 @@ fn content_text(content: &Content) -> String {
             if found.is_finished { "finished" } else { "not finished" },
         ),
     }
+}
+
+fn run_text(found: &RunContent) -> String {
+    let (first, last) = (found.after.next(), found.through);
+    let partitions = counted(found.partitions.len() as u64, "partition");
+    let place = found.adopted.map(|id| format!(", in {}", FileName::new(FileKind::Segment, id)));
+    format!("messages of frames {first} to {last}, {partitions}{}", place.unwrap_or_default())
 }
 
 fn print_partitions(description: &Description, output: &mut Output) -> Result<(), Failure> {

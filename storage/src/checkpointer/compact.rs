@@ -6,7 +6,8 @@
 
 use super::fold::retain_needed;
 use super::job::Job;
-use super::rewrite::{Found, Rewrite, own_file_bytes};
+use super::rewrite::{Rewrite, own_file_bytes};
+use super::source::{Found, Source};
 use super::{Checkpointer, Task, Work};
 use crate::fold::{Fold, overlaps};
 use crate::names::FileId;
@@ -90,7 +91,7 @@ impl<F: Fold> Checkpointer<F> {
         for run in &victims {
             // A run whose index is damaged stays as it is: what can be read of it, is.
             if gather(run, sources.len(), &mut batches).is_ok() {
-                sources.push(run.bytes());
+                sources.push(Source { bytes: run.batch_file_bytes(), segment: None });
                 replaced.push(run.identity().id);
             } else {
                 self.survey.needed.insert(run.identity().id, u64::MAX);
@@ -113,14 +114,17 @@ impl<F: Fold> Checkpointer<F> {
     fn victims(&self) -> Vec<Arc<Run>> {
         let needed = |run: &Run| self.survey.needed.get(&run.identity().id).copied();
         let sparse = self.runs.all().iter().find(|run| {
-            needed(run).is_some_and(|needed| needed > 0 && needed < batch_bytes(run) / 2)
+            needed(run).is_some_and(|needed| needed > 0 && needed < held_bytes(run) / 2)
         });
         if let Some(run) = sparse {
             return vec![Arc::clone(run)];
         }
         let limit = self.shared.options.segment_bytes;
         let own_file_bytes = own_file_bytes(&self.shared);
-        let known = |run: &&Arc<Run>| needed(run).is_some_and(|needed| needed != u64::MAX);
+        // An adopted segment is as large as a merger may become.
+        let known = |run: &&Arc<Run>| {
+            run.adopted().is_none() && needed(run).is_some_and(|needed| needed != u64::MAX)
+        };
         let mut known: Vec<&Arc<Run>> = self.runs.all().iter().filter(known).collect();
         known.sort_unstable_by_key(|run| (run.len(), run.identity().id));
         // A partition's own file would come out of a merger with others as it went in.
@@ -173,8 +177,10 @@ fn fitting(runs: &[&Arc<Run>], limit: u64) -> Vec<Arc<Run>> {
     fitting.map(|run| Arc::clone(run)).collect()
 }
 
-fn batch_bytes(run: &Run) -> u64 {
-    run.partitions().map(|partition| partition.bytes).sum()
+/// What the run's batches keep from being freed: themselves, or the whole segment that it adopted.
+fn held_bytes(run: &Run) -> u64 {
+    let batches = || run.partitions().map(|partition| partition.bytes).sum();
+    run.adopted().map_or_else(batches, |segment| segment.size)
 }
 
 /// How many bytes of the run's batches are needed; at least 1 if a notice of a lost batch is, or

@@ -1,15 +1,15 @@
 //! Folding finished journal into the checkpointer's own state, and noting its batches.
 
 use super::error::CheckpointError;
-use super::rewrite::{Found, Rewrite};
+use super::rewrite::Rewrite;
+use super::source::{Found, Source};
 use crate::fold::{Fold, overlaps};
 use crate::frame::{FrameView, Kind};
 use crate::manifest::{Fence, SegmentEnd};
 use crate::names::FileId;
-use crate::run::Runs;
+use crate::run::{Adopted, Runs};
 use crate::segment::Scanner;
 use crate::shared::Segment;
-use bytes::Bytes;
 use posthouse_protocol::{LogIndex, Offset, PartitionId, StartEpoch, Timestamp};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -45,7 +45,7 @@ pub(super) struct Folding {
     after: LogIndex,
     segments: VecDeque<Arc<Segment>>,
     fences: Vec<Fence>,
-    sources: Vec<Bytes>,
+    sources: Vec<Source>,
     batches: Vec<Found>,
     last: FileId,
 }
@@ -99,7 +99,8 @@ impl Folding {
         let bytes = segment.map.slice(0..end.position);
         let bytes = bytes.ok_or_else(|| missing(folded.index.next()))?;
         let source = u32::try_from(self.sources.len()).unwrap_or(u32::MAX);
-        self.sources.push(bytes.clone());
+        let segment_file = Some(Adopted::of(segment));
+        self.sources.push(Source { bytes: bytes.clone(), segment: segment_file });
         for (position, frame) in Scanner::new(segment.key, &bytes) {
             // Marks and footers repeat the last index. What is fenced stays out even if it can be
             // read now: recovery has left it out.

@@ -3,6 +3,9 @@
 //! A file is touched only after both slots of the manifest name it as retired
 //! and nobody holds a slice of it. One file at a time: large deletions slow
 //! later syncs for seconds.
+//!
+//! A segment goes when neither the journal nor a run has it any more: one that was
+//! adopted leaves the journal with the history and stays until the run is gone.
 
 use super::error::CheckpointError;
 use super::job::Dropped;
@@ -11,6 +14,7 @@ use crate::fold::Fold;
 use crate::fs::Map;
 use crate::manifest::Manifest;
 use crate::names::{FileId, FileKind, FileName};
+use crate::run::Run;
 use crate::shared::Segment;
 use crate::spare::{self, SpareError};
 use posthouse_protocol::LogIndex;
@@ -53,7 +57,7 @@ impl Free {
         let unusable = manifest.checkpoints.iter().filter(|entry| entry.index > folded);
         let unusable = unusable.map(|entry| FileName::new(FileKind::Checkpoint, entry.id));
         let names = manifest.retired.iter().copied().chain(unusable);
-        let dropped = names.map(|name| Dropped { name, run: None }).collect();
+        let dropped = names.map(|name| Dropped { name, map: None }).collect();
         Self { dropped, ..Self::default() }
     }
 
@@ -97,41 +101,72 @@ impl<F: Fold> Checkpointer<F> {
             return Ok(false);
         }
         self.task = Task::Retire;
-        let retired = self.take_out(&segments, &dead);
-        let names: Vec<FileName> = retired.iter().map(|file| file.name).collect();
-        let journal_first = segments.iter().filter_map(|segment| segment.end()).map(|end| end.last);
-        let journal_first = journal_first.max().map(LogIndex::next);
+        let retired = self.take_out(&manifest, &segments, &dead);
+        let last = segments.iter().filter_map(|segment| segment.end()).map(|end| end.last).max();
+        let leaving = Leaving {
+            segments: segments.iter().map(|segment| segment.id).collect(),
+            retired: retired.iter().map(|file| file.name).collect(),
+            journal_first: last.map(LogIndex::next),
+        };
         drop(segments);
-        self.shared.commit_both(|manifest| enter_retired(manifest, &names, journal_first))?;
+        self.shared.commit_both(|manifest| leaving.enter(manifest))?;
         self.free.dropped.clear();
         let waiting =
-            retired.into_iter().map(|Retiring { name, map }| Retired { name, map, since: now });
+            retired.into_iter().map(|Dropped { name, map }| Retired { name, map, since: now });
         self.free.retired.extend(waiting);
         self.publish_progress(now);
         Ok(true)
     }
 
     /// Takes segments and runs out of the readers' view and gives everything to be retired.
-    fn take_out(&mut self, segments: &[Arc<Segment>], dead: &[FileId]) -> Vec<Retiring> {
-        let mut retiring: Vec<Retiring> = self.free.dropped.iter().map(Retiring::dropped).collect();
-        for run in self.runs.all().iter().filter(|run| dead.contains(&run.identity().id)) {
+    fn take_out(
+        &mut self,
+        manifest: &Manifest,
+        segments: &[Arc<Segment>],
+        dead: &[FileId],
+    ) -> Vec<Dropped> {
+        let is_dead = |run: &Run| dead.contains(&run.identity().id);
+        let mut retiring = self.free.dropped.clone();
+        for run in self.runs.all().iter().filter(|run| is_dead(run)) {
             let name = FileName::new(FileKind::Run, run.identity().id);
-            retiring.push(Retiring { name, map: Some(run.map().clone()) });
+            retiring.push(Dropped { name, map: Some(run.map().clone()) });
         }
+        retiring.extend(self.unused_segments(manifest, segments, dead));
         for segment in segments {
-            let name = FileName::new(FileKind::Segment, segment.id);
-            retiring.push(Retiring { name, map: Some(segment.map.clone()) });
             self.free.history_since.remove(&segment.id);
         }
         self.survey.forget(dead);
-        self.runs =
-            self.runs.with(super::without(&self.runs, |run| dead.contains(&run.identity().id)));
+        self.runs = self.runs.with(super::without(&self.runs, is_dead));
         let mut view = self.shared.change_view();
         view.runs = Arc::new(self.runs.clone());
         for segment in segments {
             view.segments.remove(&segment.id);
         }
         retiring
+    }
+
+    /// The segments that nobody has any more once the journal has left `segments` and the runs
+    /// `dead` are gone.
+    fn unused_segments(
+        &self,
+        manifest: &Manifest,
+        segments: &[Arc<Segment>],
+        dead: &[FileId],
+    ) -> Vec<Dropped> {
+        let mut left = manifest.clone();
+        left.journal.retain(|entry| !segments.iter().any(|segment| segment.id == entry.id));
+        left.runs.retain(|entry| !dead.contains(&entry.id));
+        let runs = self.runs.all().iter().filter(|run| dead.contains(&run.identity().id));
+        let adopted = runs.filter_map(|run| run.adopted());
+        let candidates = segments.iter().map(|segment| (segment.id, &segment.map));
+        let candidates = candidates.chain(adopted.map(|segment| (segment.id, &segment.map)));
+        let unused: BTreeMap<FileId, &Map> =
+            candidates.filter(|(id, _)| !left.uses_segment(*id)).collect();
+        let dropped = unused.into_iter().map(|(id, map)| Dropped {
+            name: FileName::new(FileKind::Segment, id),
+            map: Some(map.clone()),
+        });
+        dropped.collect()
     }
 
     /// Recycles or removes one retired file that nobody reads; says whether there was one.
@@ -223,35 +258,34 @@ impl<F: Fold> Checkpointer<F> {
     }
 }
 
-/// A file about to be retired.
-struct Retiring {
-    name: FileName,
-    map: Option<Map>,
+/// What a commit C takes out.
+struct Leaving {
+    /// Segments that the journal leaves. A run may still have them.
+    segments: Vec<FileId>,
+    retired: Vec<FileName>,
+    journal_first: Option<LogIndex>,
 }
 
-impl Retiring {
-    fn dropped(dropped: &Dropped) -> Self {
-        Self { name: dropped.name, map: dropped.run.as_ref().map(|run| run.map().clone()) }
+impl Leaving {
+    /// Changes nothing more when it is done again.
+    fn enter(&self, manifest: &mut Manifest) {
+        let is_retired = |kind, id| self.retired.contains(&FileName::new(kind, id));
+        manifest.journal.retain(|entry| !self.segments.contains(&entry.id));
+        manifest.runs.retain(|entry| !is_retired(FileKind::Run, entry.id));
+        manifest.checkpoints.retain(|entry| !is_retired(FileKind::Checkpoint, entry.id));
+        for name in &self.retired {
+            if !manifest.retired.contains(name) {
+                manifest.retired.push(*name);
+            }
+        }
+        if let Some(first) = self.journal_first {
+            manifest.journal_first = manifest.journal_first.max(first);
+        }
     }
 }
 
 impl Retired {
     fn is_read(&self) -> bool {
         self.map.as_ref().is_some_and(Map::is_shared)
-    }
-}
-
-fn enter_retired(manifest: &mut Manifest, names: &[FileName], journal_first: Option<LogIndex>) {
-    let is_named = |kind, id| names.contains(&FileName::new(kind, id));
-    manifest.journal.retain(|entry| !is_named(FileKind::Segment, entry.id));
-    manifest.runs.retain(|entry| !is_named(FileKind::Run, entry.id));
-    manifest.checkpoints.retain(|entry| !is_named(FileKind::Checkpoint, entry.id));
-    for name in names {
-        if !manifest.retired.contains(name) {
-            manifest.retired.push(*name);
-        }
-    }
-    if let Some(first) = journal_first {
-        manifest.journal_first = manifest.journal_first.max(first);
     }
 }

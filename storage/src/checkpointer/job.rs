@@ -6,8 +6,8 @@ use super::rewrite::{self, Rewrite};
 use super::{DamagedBatch, Task, without};
 use crate::checkpoint::{Checkpoint, Identity};
 use crate::fold::Fold;
-use crate::fs::File;
-use crate::manifest::{CheckpointEntry, Manifest};
+use crate::fs::{File, Map};
+use crate::manifest::{CheckpointEntry, Manifest, RunEntry};
 use crate::names::{FileId, FileKind, FileName};
 use crate::run::{Run, Runs};
 use crate::shared::Shared;
@@ -58,11 +58,13 @@ pub(super) struct Done {
     pub(super) damaged: Vec<DamagedBatch>,
 }
 
-/// A file that the newest slot of the manifest names no more; the other one still may.
+/// A file that the newest slot of the manifest names no more, but for its being retired; the other
+/// one still may.
 #[derive(Clone, Debug)]
 pub(super) struct Dropped {
     pub(super) name: FileName,
-    pub(super) run: Option<Arc<Run>>,
+    /// Shared as long as somebody reads the file.
+    pub(super) map: Option<Map>,
 }
 
 impl Job {
@@ -200,10 +202,7 @@ impl Job {
                     .as_ref()
                     .map_or_else(Vec::new, |saved| enter_checkpoint(manifest, saved.entry))
             }
-            Purpose::Compact { replaced } => {
-                enter_compaction(manifest, replaced, new);
-                replaced.iter().map(|id| FileName::new(FileKind::Run, *id)).collect()
-            }
+            Purpose::Compact { replaced } => enter_compaction(manifest, replaced, new),
         })?;
         Ok(dropped)
     }
@@ -221,12 +220,11 @@ impl Job {
             |run: &Run| dropped.contains(&FileName::new(FileKind::Run, run.identity().id));
         let mut all = without(runs, is_dropped);
         all.extend(new);
-        let open = |name: FileName| {
-            let mut runs = runs.all().iter();
-            let run = runs.find(|run| name == FileName::new(FileKind::Run, run.identity().id));
-            Dropped { name, run: run.cloned() }
+        let with_map = |name: FileName| {
+            let map = runs.all().iter().find_map(|run| map_of(run, name));
+            Dropped { name, map }
         };
-        let dropped = dropped.iter().copied().map(open).collect();
+        let dropped = dropped.iter().copied().map(with_map).collect();
         let runs = runs.with(all);
         shared.change_view().runs = Arc::new(runs.clone());
         if let Purpose::Fold { last, .. } = self.purpose {
@@ -272,12 +270,40 @@ fn enter_checkpoint(manifest: &mut Manifest, entry: CheckpointEntry) -> Vec<File
     dropped.map(|entry| FileName::new(FileKind::Checkpoint, entry.id)).collect()
 }
 
-fn enter_compaction(manifest: &mut Manifest, replaced: &[FileId], new: &[Arc<Run>]) {
-    let place = manifest.runs.iter().position(|entry| replaced.contains(&entry.id));
-    manifest.runs.retain(|entry| !replaced.contains(&entry.id));
+/// Gives the files that the manifest named until now: the replaced runs, and the segments that only
+/// they had adopted. Unlike runs, segments that nobody names are not understood as leftovers by a
+/// start, so these are named as retired at once.
+fn enter_compaction(
+    manifest: &mut Manifest,
+    replaced: &[FileId],
+    new: &[Arc<Run>],
+) -> Vec<FileName> {
+    let is_replaced = |entry: &RunEntry| replaced.contains(&entry.id);
+    let place = manifest.runs.iter().position(is_replaced);
+    let (gone, kept): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut manifest.runs).into_iter().partition(is_replaced);
+    manifest.runs = kept;
     let place = place.unwrap_or_default().min(manifest.runs.len());
     let entries: Vec<_> = new.iter().map(|run| rewrite::entry(run)).collect();
     manifest.runs.splice(place..place, entries);
+    let adopted = gone.iter().filter_map(|entry| entry.adopted);
+    let unused = adopted.filter(|id| !manifest.uses_segment(*id));
+    let segments: Vec<FileName> = unused.map(|id| FileName::new(FileKind::Segment, id)).collect();
+    manifest.retired.extend(&segments);
+    let runs = gone.iter().map(|entry| FileName::new(FileKind::Run, entry.id));
+    runs.chain(segments).collect()
+}
+
+/// The map of a file that `run` reads from.
+fn map_of(run: &Run, name: FileName) -> Option<Map> {
+    match name.kind {
+        FileKind::Run => (run.identity().id == name.id).then(|| run.map().clone()),
+        FileKind::Segment => {
+            let adopted = run.adopted().filter(|segment| segment.id == name.id);
+            adopted.map(|segment| segment.map.clone())
+        }
+        FileKind::Checkpoint | FileKind::Spare => None,
+    }
 }
 
 /// Forgets what the runs have now, a few partitions at a time: the core thread waits for each of

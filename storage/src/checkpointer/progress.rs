@@ -15,6 +15,7 @@ pub struct Progress {
     checkpoint_bytes: AtomicU64,
     history_bytes: AtomicU64,
     spare_bytes: AtomicU64,
+    adopted_bytes: AtomicU64,
 }
 
 impl Progress {
@@ -28,6 +29,12 @@ impl Progress {
     #[must_use]
     pub fn checkpoint_bytes(&self) -> u64 {
         self.checkpoint_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Length of the segments that runs have adopted.
+    #[must_use]
+    pub fn adopted_bytes(&self) -> u64 {
+        self.adopted_bytes.load(Ordering::Relaxed)
     }
 
     /// The store's room now.
@@ -61,11 +68,16 @@ impl<F: Fold> Checkpointer<F> {
         let folded = checkpoint.map_or_else(Default::default, |checkpoint| checkpoint.index);
         let bytes = checkpoint.map_or(0, |checkpoint| checkpoint.bytes);
         let history = self.history(&manifest, now);
-        let history_bytes = history.iter().map(|segment| segment.size).sum();
+        // What a run has adopted is not set free with the history.
+        let freed = history.iter().filter(|segment| !manifest.is_adopted(segment.id));
+        let history_bytes = freed.map(|segment| segment.size).sum();
+        let adopted = self.runs.all().iter().filter_map(|run| run.adopted());
+        let adopted_bytes = adopted.map(|segment| segment.size).sum();
         let spares = (manifest.spares.len() as u64).saturating_mul(segment_bytes);
         self.progress.checkpoint_bytes.store(bytes, Ordering::Relaxed);
         self.progress.history_bytes.store(history_bytes, Ordering::Relaxed);
         self.progress.spare_bytes.store(spares, Ordering::Relaxed);
+        self.progress.adopted_bytes.store(adopted_bytes, Ordering::Relaxed);
         let folded_bytes = {
             let view = self.shared.view();
             let mut unfolded = view.segments.values().filter(|segment| is_after(segment, folded));

@@ -1,39 +1,27 @@
-//! Copying batches into new runs: whole batches, same bytes, each checked on the way.
+//! Copying batches into new runs: whole batches, same bytes, each checked on the way. Those of an
+//! adopted segment are checked in the same way and stay where they are.
 //!
 //! Used by folds and by compactions. Until the caller commits the manifest,
 //! the files made here are part of nothing, and a crash wastes only work.
 
+use super::adopt;
 use super::error::CheckpointError;
+use super::source::{Found, Source, State, judge, source};
 use crate::fs::File;
 use crate::manifest::RunEntry;
 use crate::names::{FileId, FileKind, FileName};
 use crate::run::format::ENTRY_LEN;
-use crate::run::{Copied, Header, Identity, Run, Verification, Writer};
+use crate::run::{Adopted, Copied, Header, Identity, Run, Verification, Writer};
 use crate::shared::Shared;
-use bytes::Bytes;
-use posthouse_protocol::batch::BatchView;
 use posthouse_protocol::{LogIndex, Offset, PartitionId};
 use std::sync::Arc;
 
-/// Most bytes copied, or read back, in one step.
+/// Most bytes copied, checked, or read back, in one step.
 const STEP_BYTES: u64 = 4 << 20;
 /// A partition with at least this part of a segment gets a file of its own: 4 MiB of 64.
 const OWN_FILE_PART: u64 = 16;
 
-/// A batch to be copied: what its table or index says, and where it lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) partition: PartitionId,
-    pub(super) count: u32,
-    pub(super) base: Offset,
-    pub(super) position: u64,
-    pub(super) len: u32,
-    pub(super) crc: u32,
-    /// Which of the sources holds it.
-    pub(super) source: u32,
-}
-
-/// A batch that was damaged when it was copied.
+/// A batch that was damaged when it came into a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DamagedBatch {
     /// Its partition.
@@ -42,8 +30,8 @@ pub struct DamagedBatch {
     pub base: Offset,
     /// How many messages it holds.
     pub count: u32,
-    /// Whether header or index are damaged, so that nothing of it can be read; else it was copied
-    /// as it is and the messages concerned fail their own checksums.
+    /// Whether header or index are damaged, so that nothing of it can be read; else it was taken as
+    /// it is and the messages concerned fail their own checksums.
     pub is_lost: bool,
 }
 
@@ -52,14 +40,18 @@ pub struct DamagedBatch {
 pub(super) struct Rewrite {
     after: LogIndex,
     through: LogIndex,
-    /// Files that batches are copied from, as slices of their maps.
-    sources: Vec<Bytes>,
-    /// By partition and base; only what is needed.
+    sources: Vec<Source>,
+    /// To be copied: by partition and base; only what is needed.
     batches: Vec<Found>,
     next: usize,
+    /// To be indexed where they lie, after that: by source, partition and base.
+    adopted: Vec<Found>,
+    next_adopted: usize,
     present: Option<Present>,
     own: Option<Making>,
     mixed: Option<Making>,
+    /// The index over this source.
+    adopting: Option<(u32, Making)>,
     made: Vec<Made>,
     verifying: Option<(usize, Verification)>,
     /// Every file begun, for a rewrite that is given up.
@@ -78,6 +70,7 @@ struct Present {
 struct Making {
     name: FileName,
     file: Arc<dyn File>,
+    adopted: Option<Adopted>,
     writer: Writer,
 }
 
@@ -85,27 +78,32 @@ struct Making {
 struct Made {
     name: FileName,
     file: Arc<dyn File>,
+    adopted: Option<Adopted>,
     header: Header,
 }
 
 impl Rewrite {
-    /// Copies `batches`, sorted and all needed, out of `sources`.
+    /// Takes `batches`, sorted and all needed, out of `sources`, or adopts these.
     pub(super) fn new(
         after: LogIndex,
         through: LogIndex,
-        sources: Vec<Bytes>,
+        sources: Vec<Source>,
         batches: Vec<Found>,
     ) -> Self {
         debug_assert!(batches.is_sorted_by_key(|batch| (batch.partition, batch.base)));
+        let (batches, adopted) = adopt::split(&sources, batches);
         Self {
             after,
             through,
             sources,
             batches,
             next: 0,
+            adopted,
+            next_adopted: 0,
             present: None,
             own: None,
             mixed: None,
+            adopting: None,
             made: Vec::new(),
             verifying: None,
             begun: Vec::new(),
@@ -115,25 +113,34 @@ impl Rewrite {
 
     /// About how many bytes the new files will take.
     pub(super) fn bytes(&self) -> u64 {
-        let batches = self.batches.iter();
-        batches.map(|batch| u64::from(batch.len).next_multiple_of(8) + ENTRY_LEN).sum()
+        let copied = self.batches.iter().map(|batch| u64::from(batch.len).next_multiple_of(8));
+        let entries = self.batches.len() as u64 + self.adopted.len() as u64;
+        copied.sum::<u64>() + entries * ENTRY_LEN
     }
 
-    /// Copies a few MiB and syncs them; true once everything is copied.
+    /// Copies a few MiB and syncs them, or checks as much of what is adopted; true once that is done
+    /// for all.
     pub(super) fn copy(&mut self, shared: &Shared) -> Result<bool, CheckpointError> {
-        let mut copied = 0;
-        while copied < STEP_BYTES
+        let mut bytes = 0;
+        while bytes < STEP_BYTES
             && let Some(found) = self.batches.get(self.next).copied()
         {
-            copied += u64::from(found.len);
+            bytes += u64::from(found.len);
             self.copy_one(shared, &found)?;
             self.next += 1;
+        }
+        while bytes < STEP_BYTES
+            && let Some(found) = self.adopted.get(self.next_adopted).copied()
+        {
+            bytes += u64::from(found.len);
+            self.adopt_one(shared, &found)?;
+            self.next_adopted += 1;
         }
         for making in self.own.iter_mut().chain(&mut self.mixed) {
             let settled = making.writer.settle();
             settled.map_err(|source| making.name_in(source))?;
         }
-        Ok(self.next == self.batches.len())
+        Ok(self.next == self.batches.len() && self.next_adopted == self.adopted.len())
     }
 
     /// Whether the batch goes to a file of its partition's own; decided when its first one comes.
@@ -155,6 +162,42 @@ impl Rewrite {
     }
 
     fn copy_one(&mut self, shared: &Shared, found: &Found) -> Result<(), CheckpointError> {
+        let (batch, is_lost) = self.take(found);
+        let making = self.making(shared, found)?;
+        if is_lost {
+            making.writer.push_lost(&batch);
+            return Ok(());
+        }
+        let pushed = making.writer.push(&batch);
+        pushed.map_err(|source| making.name_in(source))
+    }
+
+    fn adopt_one(&mut self, shared: &Shared, found: &Found) -> Result<(), CheckpointError> {
+        let (batch, is_lost) = self.take(found);
+        let making = self.indexing(shared, found.source)?;
+        if is_lost {
+            making.writer.push_lost(&batch);
+        } else {
+            making.writer.push_adopted(&batch, found.position);
+        }
+        Ok(())
+    }
+
+    /// Reads and checks a batch; says whether it is lost.
+    fn take(&mut self, found: &Found) -> (Copied, bool) {
+        let batch = found.read(&self.sources);
+        let state = judge(&batch);
+        let is_lost = state == State::Lost;
+        // What was lost before is not news.
+        if state != State::Sound && found.len > 0 {
+            let &Found { partition, base, count, .. } = found;
+            self.damaged.push(DamagedBatch { partition, base, count, is_lost });
+        }
+        (batch, is_lost)
+    }
+
+    /// The file that the batch is copied to.
+    fn making(&mut self, shared: &Shared, found: &Found) -> Result<&mut Making, CheckpointError> {
         let has_own_file = self.enter(shared, found.partition)?;
         let slot = if has_own_file { &mut self.own } else { &mut self.mixed };
         let limit = shared.options.segment_bytes;
@@ -162,44 +205,49 @@ impl Rewrite {
         let full = slot.take_if(is_full);
         self.finish(full)?;
         let slot = if has_own_file { &mut self.own } else { &mut self.mixed };
-        let making = match slot {
-            Some(making) => making,
+        match slot {
+            Some(making) => Ok(making),
             None => {
                 let id = shared.take_file_id();
                 self.begun.push(FileName::new(FileKind::Run, id));
-                slot.insert(Making::start(shared, id, self.after, self.through)?)
+                Ok(slot.insert(Making::start(shared, id, (self.after, self.through), None)?))
             }
-        };
-        let &Found { partition, base, count, crc, .. } = found;
-        let bytes = bytes_of(&self.sources, found);
-        let copied = Copied { partition, base, count, crc, bytes };
-        let state = judge(&copied);
-        let is_lost = state == State::Lost;
-        // What was lost before is not news.
-        if state != State::Sound && found.len > 0 {
-            self.damaged.push(DamagedBatch { partition, base, count, is_lost });
         }
-        if is_lost {
-            making.writer.push_lost(&copied);
-            return Ok(());
+    }
+
+    /// The index over the source `number`.
+    fn indexing(&mut self, shared: &Shared, number: u32) -> Result<&mut Making, CheckpointError> {
+        if self.adopting.as_ref().is_none_or(|(present, _)| *present != number) {
+            // Only as many files are open as when batches are copied.
+            self.seal()?;
         }
-        let pushed = making.writer.push(&copied);
-        pushed.map_err(|source| making.name_in(source))
+        match &mut self.adopting {
+            Some((_, making)) => Ok(making),
+            slot @ None => {
+                let segment = source(&self.sources, number).and_then(|found| found.segment.clone());
+                let id = shared.take_file_id();
+                self.begun.push(FileName::new(FileKind::Run, id));
+                let making = Making::start(shared, id, (self.after, self.through), segment)?;
+                Ok(&mut slot.insert((number, making)).1)
+            }
+        }
     }
 
     /// Finishes the files that are still open.
     pub(super) fn seal(&mut self) -> Result<(), CheckpointError> {
-        let (own, mixed) = (self.own.take(), self.mixed.take());
-        self.finish(own)?;
-        self.finish(mixed)
+        let adopting = self.adopting.take().map(|(_, making)| making);
+        for making in [self.own.take(), self.mixed.take(), adopting] {
+            self.finish(making)?;
+        }
+        Ok(())
     }
 
     /// Finishes a file, so that it takes no more memory.
     fn finish(&mut self, making: Option<Making>) -> Result<(), CheckpointError> {
-        let Some(Making { name, file, writer }) = making else { return Ok(()) };
+        let Some(Making { name, file, adopted, writer }) = making else { return Ok(()) };
         let header =
             writer.finish().map_err(|source| CheckpointError::Io { file: Some(name), source })?;
-        self.made.push(Made { name, file, header });
+        self.made.push(Made { name, file, adopted, header });
         Ok(())
     }
 
@@ -238,7 +286,7 @@ impl Rewrite {
     /// Opens what was made, for the readers.
     pub(super) fn open(&self) -> Result<Vec<Arc<Run>>, CheckpointError> {
         let open = |made: &Made| {
-            let run = Run::open(&*made.file, &made.header.identity);
+            let run = Run::open(&*made.file, &made.header.identity, made.adopted.clone());
             run.map(Arc::new).map_err(|source| made.error(source))
         };
         self.made.iter().map(open).collect()
@@ -250,23 +298,31 @@ impl Rewrite {
     }
 
     /// What is needed to begin again: the frame behind which it starts, the sources, the batches.
-    pub(super) fn into_parts(self) -> (LogIndex, Vec<Bytes>, Vec<Found>) {
+    pub(super) fn into_parts(mut self) -> (LogIndex, Vec<Source>, Vec<Found>) {
+        self.batches.append(&mut self.adopted);
         (self.after, self.sources, self.batches)
     }
 }
 
 impl Making {
+    /// A run of these frames, whose batches stay in `segment`, if there is one.
     fn start(
         shared: &Shared,
         id: FileId,
-        after: LogIndex,
-        through: LogIndex,
+        (after, through): (LogIndex, LogIndex),
+        segment: Option<Adopted>,
     ) -> Result<Self, CheckpointError> {
         let name = FileName::new(FileKind::Run, id);
         let file = create(shared, name)?;
         let salt = shared.fresh_salt(id);
-        let identity = Identity { store: shared.store, id, salt, after, through };
-        Ok(Self { name, file: Arc::clone(&file), writer: Writer::new(file, identity) })
+        let adopted = segment.as_ref().map(|segment| segment.id);
+        let identity = Identity { store: shared.store, id, salt, after, through, adopted };
+        let target = Arc::clone(&file);
+        let writer = match &segment {
+            Some(segment) => Writer::adopting(target, identity, segment.size),
+            None => Writer::new(target, identity),
+        };
+        Ok(Self { name, file, adopted: segment, writer })
     }
 
     const fn name_in(&self, source: std::io::Error) -> CheckpointError {
@@ -294,7 +350,7 @@ pub(super) fn entry(run: &Run) -> RunEntry {
         after: identity.after,
         upto: identity.through,
         bytes: run.len(),
-        adopted: None,
+        adopted: identity.adopted,
     }
 }
 
@@ -313,32 +369,4 @@ pub(super) fn create(shared: &Shared, name: FileName) -> Result<Arc<dyn File>, C
 pub(super) fn rename(shared: &Shared, name: FileName) -> Result<(), CheckpointError> {
     let renamed = shared.fs.rename(&name.temporary().to_string(), &name.to_string());
     renamed.map_err(|source| CheckpointError::Io { file: Some(name), source })
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Sound,
-    /// A body is damaged; its message's checksum says which.
-    Hurt,
-    Lost,
-}
-
-fn judge(batch: &Copied) -> State {
-    let Ok(view) = BatchView::parse(&batch.bytes) else {
-        return State::Lost;
-    };
-    if view.header_crc() != batch.crc || view.count() != batch.count {
-        return State::Lost;
-    }
-    if view.verify_bodies().is_ok() { State::Sound } else { State::Hurt }
-}
-
-fn bytes_of(sources: &[Bytes], found: &Found) -> Bytes {
-    let source = usize::try_from(found.source).ok().and_then(|number| sources.get(number));
-    let start = usize::try_from(found.position).unwrap_or(usize::MAX);
-    let end = start.saturating_add(usize::try_from(found.len).unwrap_or(usize::MAX));
-    match source {
-        Some(source) if end <= source.len() => source.slice(start..end),
-        Some(_) | None => Bytes::new(),
-    }
 }

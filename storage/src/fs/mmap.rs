@@ -3,7 +3,8 @@
 //! A map covers a whole file of fixed size. Slices are handed out only for
 //! ranges that were completely written before and are never written again while
 //! a slice is alive: the journal is append-only, runs are immutable, and a file
-//! is recycled only when nothing shares its map. What remains is another program
+//! is recycled only when nothing shares its map, of which there is one, though the
+//! journal and a run may both have the file. What remains is another program
 //! truncating the file under us, which ends the process with SIGBUS; the
 //! directory lock and owner-only modes keep other brokers and users out.
 

@@ -3,14 +3,16 @@
 use super::PartitionDescription;
 use crate::checkpoint::{self, Checkpoint};
 use crate::frame::{FrameKey, Kind};
-use crate::fs::{File, Map, Mapped};
+use crate::fs::{File, Fs, Map, Mapped};
 use crate::manifest::{Manifest, SegmentEntry};
-use crate::run::{Header as RunHeader, OpenError, Run};
+use crate::names::{FileId, FileKind, FileName};
+use crate::run::{Adopted, Header as RunHeader, Identity, OpenError, Run};
 use crate::segment::{Header as SegmentHeader, Scanner};
 use bytes::Bytes;
 use posthouse_protocol::batch::BatchView;
 use posthouse_protocol::{LogIndex, Offset, PartitionId, StartEpoch, Timestamp};
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,6 +23,8 @@ pub enum Content {
     Nothing,
     /// A piece of the journal.
     Segment(SegmentContent),
+    /// What was a piece of the journal, and holds the batches of this run now.
+    Adopted(FileId),
     /// Batches sorted by partition.
     Run(RunContent),
     /// A folded state.
@@ -61,6 +65,8 @@ pub struct RunContent {
     pub after: LogIndex,
     /// and up to this one.
     pub through: LogIndex,
+    /// The segment that its batches lie in, if it is only an index.
+    pub adopted: Option<FileId>,
     /// What it holds of each partition.
     pub partitions: BTreeMap<PartitionId, PartitionDescription>,
     /// Batches that are damaged, and those noted as lost when it was made.
@@ -89,7 +95,7 @@ impl Content {
             format!("damaged batch partition={partition} base={base}")
         };
         match self {
-            Self::Nothing | Self::Checkpoint(_) => Box::new(std::iter::empty()),
+            Self::Nothing | Self::Checkpoint(_) | Self::Adopted(_) => Box::new(std::iter::empty()),
             Self::Damaged(why) => Box::new(std::iter::once(why.clone())),
             Self::Segment(content) => {
                 let holes = content.holes.iter();
@@ -108,7 +114,7 @@ impl Content {
     /// Adds what it holds to `partitions`.
     pub(super) fn count(&self, partitions: &mut BTreeMap<PartitionId, PartitionDescription>) {
         let own = match self {
-            Self::Nothing | Self::Checkpoint(_) | Self::Damaged(_) => return,
+            Self::Nothing | Self::Checkpoint(_) | Self::Adopted(_) | Self::Damaged(_) => return,
             Self::Segment(content) => &content.partitions,
             Self::Run(content) => &content.partitions,
         };
@@ -231,19 +237,35 @@ fn add_lost_ends(
     }
 }
 
-pub(super) fn run(bytes: Vec<u8>) -> Content {
-    match read_run(bytes) {
+/// Reads the segment that a run adopted as well; a segment that is not there is damage of the run.
+pub(super) fn run(fs: &dyn Fs, bytes: Vec<u8>) -> io::Result<Content> {
+    let adopted = match RunHeader::decode(bytes.get(..128).unwrap_or(&bytes)) {
+        Ok(RunHeader { identity: Identity { adopted: Some(id), .. }, .. }) => load(fs, id)?,
+        Ok(_) | Err(_) => None,
+    };
+    Ok(match read_run(bytes, adopted) {
         Ok(content) => Content::Run(content),
         Err(error) => Content::Damaged(error.to_string()),
-    }
+    })
 }
 
-fn read_run(bytes: Vec<u8>) -> Result<RunContent, OpenError> {
+fn load(fs: &dyn Fs, id: FileId) -> io::Result<Option<Adopted>> {
+    let file = match fs.open(&FileName::new(FileKind::Segment, id).to_string()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let bytes = super::read(&*file)?;
+    let size = bytes.len() as u64;
+    Ok(Some(Adopted { id, size, map: Map(Arc::new(Loaded(Bytes::from(bytes)))) }))
+}
+
+fn read_run(bytes: Vec<u8>, adopted: Option<Adopted>) -> Result<RunContent, OpenError> {
     let header = RunHeader::decode(bytes.get(..128).unwrap_or(&bytes))?;
-    let run = Run::in_map(header, Map(Arc::new(Loaded(Bytes::from(bytes)))))?;
+    let run = Run::in_map(header, Map(Arc::new(Loaded(Bytes::from(bytes)))), adopted)?;
     let mut content = RunContent {
         after: header.identity.after,
         through: header.identity.through,
+        adopted: header.identity.adopted,
         partitions: BTreeMap::new(),
         damaged: Vec::new(),
         unreadable: Vec::new(),

@@ -3,8 +3,9 @@
 //! ```text
 //! file       header | batches | index | directory | footer; nothing that follows is read
 //! header     128 B   magic 'PHRUN001' | version u32 | flags u32 (zero) | store 16 B | id u64
-//!                    salt 16 B | after u64 | through u64 | len u64 | body_crc u32
-//!                    reserved 40 B (zero) | crc u32
+//!                    salt 16 B | after u64 | through u64 | len u64
+//!                    adopted u64 | adopted_bytes u64 | body_crc u32
+//!                    reserved 24 B (zero) | crc u32
 //! batches            each as its producer encoded it, then zeros up to a multiple of 8;
 //!                    by partition, then by base offset
 //! index       32 B   a batch, in the same order:
@@ -14,6 +15,9 @@
 //! footer      64 B   magic 'PHRUNEND' | index_position u64 | entries u64 | directory_position u64
 //!                    partitions u32 | directory_crc u32 | reserved 20 B (zero) | crc u32
 //! ```
+//!
+//! A run over an adopted segment has no batches of its own: `adopted` is the segment's number (0 for
+//! the others), `adopted_bytes` the length of that file, and positions in the index mean it.
 //!
 //! The run holds what was needed of the journal after index `after` and up to `through`. `len` is
 //! the position behind the footer: a run made from a recycled file has old bytes behind it. The
@@ -38,7 +42,7 @@ pub const PARTITION_LEN: u64 = 48;
 /// Length of the footer.
 pub const FOOTER_LEN: u64 = 64;
 /// Version of this layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"PHRUN001");
 const MAGIC_END: u64 = u64::from_le_bytes(*b"PHRUNEND");
@@ -56,6 +60,8 @@ pub struct Identity {
     pub after: LogIndex,
     /// ... up to and with this one.
     pub through: LogIndex,
+    /// The segment that holds the batches, if the run is only an index over it.
+    pub adopted: Option<FileId>,
 }
 
 /// The first bytes of a run, written last.
@@ -65,6 +71,8 @@ pub struct Header {
     pub identity: Identity,
     /// Position behind the footer.
     pub len: u64,
+    /// Length of the adopted segment's file; 0 if there is none.
+    pub adopted_bytes: u64,
     /// Checksum over everything between the header and `len`.
     pub body_crc: u32,
 }
@@ -78,7 +86,7 @@ pub struct Entry {
     pub count: u32,
     /// Offset of its first message.
     pub base: Offset,
-    /// Where its first byte lies in the file.
+    /// Where its first byte lies, in the run's file or in the segment that it adopted.
     pub position: u64,
     /// Its length; 0 if it was found damaged and is lost.
     pub len: u32,
@@ -163,8 +171,10 @@ impl Header {
         out.put_u64(self.identity.after.0);
         out.put_u64(self.identity.through.0);
         out.put_u64(self.len);
+        out.put_u64(self.identity.adopted.unwrap_or_default().0);
+        out.put_u64(self.adopted_bytes);
         out.put_u32(self.body_crc);
-        out.put(&[0; 40]);
+        out.put(&[0; 24]);
         seal(out, start, &self.identity.salt);
     }
 
@@ -178,21 +188,24 @@ impl Header {
         expect("run.magic", source.u64("run.magic")?, MAGIC)?;
         expect("run.version", u64::from(source.u32("run.version")?), u64::from(VERSION))?;
         expect("run.flags", u64::from(source.u32("run.flags")?), 0)?;
-        let identity = Identity {
+        let mut identity = Identity {
             store: StoreId(source.bytes16("run.store")?),
             id: FileId(source.u64("run.id")?),
             salt: Salt(source.bytes16("run.salt")?),
             after: LogIndex(source.u64("run.after")?),
             through: LogIndex(source.u64("run.through")?),
+            adopted: None,
         };
         let len = source.u64("run.len")?;
+        identity.adopted = Some(FileId(source.u64("run.adopted")?)).filter(|id| id.0 != 0);
+        let adopted_bytes = source.u64("run.adopted_bytes")?;
         let body_crc = source.u32("run.body_crc")?;
-        zeros(&mut source, 40, "run.reserved")?;
+        zeros(&mut source, 24, "run.reserved")?;
         sealed(&mut source, bytes, &identity.salt, "run header")?;
         if len < HEADER_LEN + FOOTER_LEN {
             return Err(DecodeError::Invalid { field: "run.len", found: len });
         }
-        Ok(Self { identity, len, body_crc })
+        Ok(Self { identity, len, adopted_bytes, body_crc })
     }
 }
 

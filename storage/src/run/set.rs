@@ -4,6 +4,7 @@
 //! lowest offset that any run has. That lets compaction merge runs that are no
 //! neighbours.
 
+use super::adopted::Segments;
 use super::{Entry, OpenError, Run};
 use crate::fs::Fs;
 use crate::manifest::RunEntry;
@@ -11,6 +12,7 @@ use crate::names::{FileId, FileKind, FileName};
 use crate::reader::{Cold, ColdBatch, ReadError};
 use crate::run::Identity;
 use crate::segment::StoreId;
+use crate::shared::Segment;
 use bytes::Bytes;
 use posthouse_protocol::{Offset, PartitionId};
 use rustix::io::Errno;
@@ -28,13 +30,19 @@ pub struct Runs {
 impl Runs {
     /// Opens every run that the manifest names. What cannot be used is left out and named: the
     /// others are served, and a run that was left out is never retired. The next start may find it
-    /// sound: files can be too many, or put back.
+    /// sound: files can be too many, or put back. `journal` are the segments that are open already.
     #[must_use]
-    pub fn open(fs: &dyn Fs, store: StoreId, entries: &[RunEntry]) -> (Self, Vec<SetError>) {
+    pub fn open(
+        fs: &dyn Fs,
+        store: StoreId,
+        entries: &[RunEntry],
+        journal: &[Segment],
+    ) -> (Self, Vec<SetError>) {
+        let mut segments = Segments::new(fs, journal);
         let mut runs = Vec::with_capacity(entries.len());
         let mut broken = Vec::new();
         for entry in entries {
-            match open(fs, store, entry) {
+            match open(fs, store, entry, &mut segments) {
                 Ok(run) => runs.push(run),
                 Err(error) => broken.push(error),
             }
@@ -147,7 +155,7 @@ impl<'a> Cursor<'a> {
 
     fn batch(&self) -> Result<ColdBatch, ReadError> {
         let Entry { base, count, position, crc, .. } = self.entry;
-        let file = self.run.identity().id;
+        let file = self.run.batch_file();
         let bytes =
             if self.entry.is_lost() { Some(Bytes::new()) } else { self.run.batch(&self.entry) };
         let bytes = bytes.ok_or(ReadError::Missing { file, position })?;
@@ -163,16 +171,21 @@ fn index_error(run: &Run, source: posthouse_protocol::DecodeError) -> ReadError 
     ReadError::Index { file: run.identity().id, source }
 }
 
-fn open(fs: &dyn Fs, store: StoreId, entry: &RunEntry) -> Result<Arc<Run>, SetError> {
-    let RunEntry { id, salt, after, upto, .. } = *entry;
-    let identity = Identity { store, id, salt, after, through: upto };
+fn open(
+    fs: &dyn Fs,
+    store: StoreId,
+    entry: &RunEntry,
+    segments: &mut Segments<'_>,
+) -> Result<Arc<Run>, SetError> {
+    let RunEntry { id, salt, after, upto, adopted, .. } = *entry;
+    let identity = Identity { store, id, salt, after, through: upto, adopted };
     let name = FileName::new(FileKind::Run, id).to_string();
-    let opened = fs
-        .open(&name)
-        .map_err(OpenError::Io)
-        .and_then(|file| Run::open(&*file, &identity))
-        .map_err(|source| SetError { id, source })?;
-    Ok(Arc::new(opened))
+    let mut open = || {
+        let file = fs.open(&name).map_err(OpenError::Io)?;
+        let segment = adopted.map(|id| segments.get(id)).transpose()?;
+        Run::open(&*file, &identity, segment)
+    };
+    open().map(Arc::new).map_err(|source| SetError { id, source })
 }
 
 /// A run of the manifest cannot be used.
@@ -188,7 +201,9 @@ impl SetError {
     /// Whether the file may be sound, and the system only refuses it for now.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        let OpenError::Io(error) = &self.source else { return false };
+        let (OpenError::Io(error) | OpenError::Segment { source: error, .. }) = &self.source else {
+            return false;
+        };
         let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::PERM];
         Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
     }

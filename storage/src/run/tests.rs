@@ -15,6 +15,7 @@ const IDENTITY: Identity = Identity {
     salt: Salt(*b"salt-of-the-run!"),
     after: LogIndex(10),
     through: LogIndex(20),
+    adopted: None,
 };
 
 #[test]
@@ -134,10 +135,50 @@ fn damage_in_header_directory_or_footer_is_noticed_on_opening() {
 fn another_run_and_a_cut_file_are_refused() {
     let file = written(&some_batches());
     let other = Identity { id: FileId(43), ..IDENTITY };
-    assert!(matches!(Run::open(&file, &other), Err(OpenError::Other { found: FileId(42) })));
+    assert!(matches!(Run::open(&file, &other, None), Err(OpenError::Other { found: FileId(42) })));
     let size = file.size().unwrap();
     file.set_len(size - 1).unwrap();
     assert!(matches!(open(&file), Err(OpenError::Short { .. })));
+}
+
+#[test]
+fn batches_of_an_adopted_segment_are_read_there() {
+    let segment = MemoryFile::default();
+    segment.write_at(4096, &[IoSlice::new(b"the first one---and the second")]).unwrap();
+    let file = MemoryFile::default();
+    let identity = Identity { adopted: Some(FileId(9)), ..IDENTITY };
+    let mut writer = Writer::adopting(Arc::new(file.clone()), identity, 4126);
+    writer.push_adopted(&batch(3, 5, 1, b"and the second"), 4112);
+    writer.push_lost(&batch(3, 6, 2, b""));
+    writer.push_adopted(&batch(4, 0, 1, b"the first one"), 4096);
+    let len = writer.len();
+    assert_eq!(writer.finish().unwrap().len, len);
+    let adopted =
+        |id, size| Some(Adopted { id: FileId(id), size, map: segment.map(size).unwrap() });
+
+    let run = Run::open(&file, &identity, adopted(9, 4126)).unwrap();
+
+    let read = |partition, offset| {
+        let entry = run.lookup(PartitionId(partition), Offset(offset)).unwrap().unwrap();
+        (entry.base.0, run.batch(&entry).unwrap())
+    };
+    assert_eq!(read(3, 0), (5, Bytes::from_static(b"and the second")));
+    assert_eq!(read(4, 0), (0, Bytes::from_static(b"the first one")));
+    assert!(run.lookup(PartitionId(3), Offset(7)).unwrap().unwrap().is_lost());
+    assert_eq!((run.batch_file(), run.batch_file_bytes().len()), (FileId(9), 4126));
+    // Not without the segment, over another one, over a part of it, nor as another run.
+    for missing in [None, adopted(8, 4126)] {
+        let error = Run::open(&file, &identity, missing).unwrap_err();
+        assert!(matches!(error, OpenError::Segment { id: FileId(9), .. }), "{error}");
+    }
+    let error = Run::open(&file, &identity, adopted(9, 4125)).unwrap_err();
+    let is_short = matches!(error, OpenError::SegmentShort { expected: 4126, found: 4125, .. });
+    assert!(is_short, "{error}");
+    for other in [None, Some(FileId(8))] {
+        let other = Identity { adopted: other, ..identity };
+        let error = Run::open(&file, &other, adopted(9, 4126)).unwrap_err();
+        assert!(matches!(error, OpenError::Other { .. }), "{error}");
+    }
 }
 
 fn some_batches() -> Vec<Copied> {
@@ -172,7 +213,7 @@ fn written(batches: &[Copied]) -> MemoryFile {
 }
 
 fn open(file: &MemoryFile) -> Result<Run, OpenError> {
-    Run::open(file, &IDENTITY)
+    Run::open(file, &IDENTITY, None)
 }
 
 /// A file that is only bytes.

@@ -1,4 +1,5 @@
-//! Writing a run: batches in order, then the index, then the header.
+//! Writing a run: batches in order, then the index, then the header. Over an adopted segment only
+//! the index and the header are written.
 //!
 //! Nothing is durable and nothing may be relied on before [`Writer::finish`] has
 //! returned, the file has its final name and the directory is synced.
@@ -34,6 +35,8 @@ pub struct Writer {
     buffer: Aligned,
     index: Vec<u8>,
     partitions: Vec<Partition>,
+    /// Length of the segment that holds the batches; 0 if this file does.
+    adopted_bytes: u64,
     body_crc: crc32fast::Hasher,
 }
 
@@ -53,8 +56,16 @@ impl Writer {
             buffer,
             index: Vec::new(),
             partitions: Vec::new(),
+            adopted_bytes: 0,
             body_crc: salted(&identity.salt),
         }
+    }
+
+    /// Starts a run whose batches stay in the segment that `identity` names, a file of
+    /// `adopted_bytes`.
+    #[must_use]
+    pub fn adopting(file: Arc<dyn File>, identity: Identity, adopted_bytes: u64) -> Self {
+        Self { adopted_bytes, ..Self::new(file, identity) }
     }
 
     /// Adds a batch, which must come behind all earlier ones by partition and base.
@@ -63,24 +74,29 @@ impl Writer {
     ///
     /// The file's; the run is then worth nothing.
     pub fn push(&mut self, batch: &Copied) -> io::Result<()> {
-        self.note(batch, u32::try_from(batch.bytes.len()).unwrap_or(u32::MAX));
+        self.note(batch, self.position, length(batch));
         self.put(&batch.bytes)?;
         let len = batch.bytes.len() as u64;
         let padding = usize::try_from(padded(len) - len).unwrap_or_default();
         self.put(ZEROS.get(..padding).unwrap_or_default())
     }
 
-    /// Adds the notice that a batch was found damaged; its bytes are not kept.
-    pub fn push_lost(&mut self, batch: &Copied) {
-        self.note(batch, 0);
+    /// Adds a batch that lies at `position` of the adopted segment, and stays there.
+    pub fn push_adopted(&mut self, batch: &Copied, position: u64) {
+        self.note(batch, position, length(batch));
     }
 
-    fn note(&mut self, batch: &Copied, len: u32) {
+    /// Adds the notice that a batch was found damaged; its bytes are not kept.
+    pub fn push_lost(&mut self, batch: &Copied) {
+        self.note(batch, self.position, 0);
+    }
+
+    fn note(&mut self, batch: &Copied, position: u64, len: u32) {
         let entry = Entry {
             partition: batch.partition,
             count: batch.count,
             base: batch.base,
-            position: self.position,
+            position,
             len,
             crc: batch.crc,
         };
@@ -158,6 +174,7 @@ impl Writer {
         let header = Header {
             identity: self.identity,
             len: self.position,
+            adopted_bytes: self.adopted_bytes,
             body_crc: self.body_crc.finalize(),
         };
         let mut head = Vec::new();
@@ -205,6 +222,10 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+fn length(batch: &Copied) -> u32 {
+    u32::try_from(batch.bytes.len()).unwrap_or(u32::MAX)
 }
 
 /// A batch on its way into a run.

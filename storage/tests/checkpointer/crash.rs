@@ -6,6 +6,8 @@ use posthouse_storage::checkpointer::{Step, Task};
 use posthouse_storage::fs::dice::Dice;
 use posthouse_storage::fs::faults::{Fault, FaultFs};
 use posthouse_storage::fs::sim::SimFs;
+use posthouse_storage::manifest::Manifest;
+use posthouse_storage::names::{FileKind, FileName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,8 @@ struct Played {
     /// What the checkpointer was doing when the power went, if it was at work.
     stopped_in: Option<Task>,
     done: BTreeMap<Task, u64>,
+    /// The manifest when the power went.
+    manifest: Manifest,
 }
 
 /// Plays the same story for the same seed, up to `end`.
@@ -46,6 +50,7 @@ fn play(seed: u64, end: End) -> Played {
         steps: 0,
         stopped_in: None,
         done: BTreeMap::new(),
+        manifest: Manifest::default(),
     };
     let Ok(mut world) = World::open(Arc::new(disk), options(), Model::default()) else {
         return played;
@@ -59,6 +64,7 @@ fn play(seed: u64, end: End) -> Played {
     }
     played.model = world.model;
     played.done = world.done;
+    played.manifest = world.shared.manifest();
     played
 }
 
@@ -68,15 +74,16 @@ fn act(
     played: &mut Played,
     limit: u64,
 ) -> Result<(), Stopped> {
-    match random.below(5) {
-        0 => {
+    match random.below(25) {
+        24 => world.append_stream(random),
+        0..5 => {
             world.sync()?;
             world.now += Duration::from_millis(1500);
             step(world, played, limit, 2)?;
             world.journal.roll_if_requested().map_err(|error| Stopped(error.to_string()))?;
             step(world, played, limit, 40)
         }
-        1 => step(world, played, limit, 1 + random.below(10)),
+        5..10 => step(world, played, limit, 1 + random.below(10)),
         _ => world.append(random),
     }
 }
@@ -118,7 +125,7 @@ fn check(disk: SimFs, model: Model, seed: u64) {
     let manifest = second.shared.manifest();
     assert!(manifest.retired.is_empty(), "{manifest:?}");
     let known = |name: &String| {
-        let name = posthouse_storage::names::FileName::parse(name);
+        let name = FileName::parse(name);
         name.is_none_or(|name| manifest.names(name))
     };
     let names = second.shared.fs.list().unwrap();
@@ -130,8 +137,36 @@ fn check(disk: SimFs, model: Model, seed: u64) {
     assert_eq!(third.state, state);
 }
 
+/// How often the power went while there were adopted segments.
+#[derive(Clone, Copy, Debug, Default)]
+struct Adoptions {
+    /// That were in the journal still.
+    in_journal: u64,
+    /// That had left it.
+    outlived: u64,
+    /// That were retired, and not gone yet.
+    retired: u64,
+}
+
+impl Adoptions {
+    fn count(&mut self, manifest: &Manifest) {
+        for id in manifest.runs.iter().filter_map(|run| run.adopted) {
+            let in_journal = manifest.journal.iter().any(|entry| entry.id == id);
+            *if in_journal { &mut self.in_journal } else { &mut self.outlived } += 1;
+        }
+        let is_segment = |name: &&FileName| name.kind == FileKind::Segment;
+        self.retired += manifest.retired.iter().filter(is_segment).count() as u64;
+    }
+
+    fn assert_hit(&self) {
+        let Self { in_journal, outlived, retired } = *self;
+        assert!(in_journal > 50 && outlived > 50 && retired > 50, "{self:?}");
+    }
+}
+
 #[test]
 fn power_may_go_at_every_operation() {
+    let mut adoptions = Adoptions::default();
     let mut hits = BTreeMap::<Option<Task>, u64>::new();
     let mut plays = 0;
     for seed in 0..6 {
@@ -141,12 +176,14 @@ fn power_may_go_at_every_operation() {
         for operation in (seed % 5..operations).step_by(stride) {
             let played = play(seed, End::Operation(operation));
             *hits.entry(played.stopped_in).or_default() += 1;
+            adoptions.count(&played.manifest);
             plays += 1;
             let mut dice = Dice::new(seed << 32 | operation);
             check(played.disk.disk().crash(&mut dice), played.model, operation);
         }
     }
-    println!("plays={plays} hits={hits:?}");
+    println!("plays={plays} hits={hits:?} {adoptions:?}");
+    adoptions.assert_hit();
     // Fold, Choose, Swap and Survey touch no file: see the test between steps.
     for task in [
         Task::Save,
@@ -164,6 +201,7 @@ fn power_may_go_at_every_operation() {
 
 #[test]
 fn power_may_go_between_any_two_steps() {
+    let mut adoptions = Adoptions::default();
     let mut hits = BTreeMap::<Task, u64>::new();
     let mut plays = 0;
     for seed in 0..6 {
@@ -173,6 +211,7 @@ fn power_may_go_between_any_two_steps() {
             if let Some(task) = played.stopped_in {
                 *hits.entry(task).or_default() += 1;
             }
+            adoptions.count(&played.manifest);
             plays += 1;
             let mut dice = Dice::new(seed << 32 | steps);
             let killed = steps % 3 == 0;
@@ -181,7 +220,8 @@ fn power_may_go_between_any_two_steps() {
             check(disk, played.model, steps);
         }
     }
-    println!("plays={plays} hits={hits:?}");
+    println!("plays={plays} hits={hits:?} {adoptions:?}");
+    adoptions.assert_hit();
     for task in crate::TASKS {
         assert!(hits.contains_key(&task), "no power loss after {task:?}: {hits:?}");
     }

@@ -2,8 +2,8 @@
 //!
 //! Sits between the store and its disk. It reads the manifest as it is written
 //! and refuses, by panicking, what must not happen: a write to a run or a
-//! checkpoint that is part of the store, a write to a journal segment below what
-//! was written before, and a removal or a rename of anything that either slot
+//! checkpoint that is part of the store or to a segment that a run has adopted, a
+//! write to a journal segment below what was written before, and a removal or a rename of anything that either slot
 //! still names as alive.
 
 use posthouse_storage::fs::{Aligned, File, Fs, Map};
@@ -82,6 +82,8 @@ impl Known {
                 assert!(!is_in_newest, "write to {name}, which the manifest names");
             }
             FileKind::Segment if is_in_newest => {
+                let is_adopted = self.newest().is_some_and(|slot| slot.is_adopted(parsed.id));
+                assert!(!is_adopted, "write to {name}, which a run has adopted");
                 let written = self.written.get(name).copied().unwrap_or(0);
                 assert!(position >= written, "segment {name} is overwritten at {position}");
             }
@@ -93,7 +95,7 @@ impl Known {
 fn is_alive(manifest: &Manifest, name: FileName) -> bool {
     let id = name.id;
     match name.kind {
-        FileKind::Segment => manifest.journal.iter().any(|entry| entry.id == id),
+        FileKind::Segment => manifest.uses_segment(id),
         FileKind::Run => manifest.runs.iter().any(|entry| entry.id == id),
         FileKind::Checkpoint => manifest.checkpoints.iter().any(|entry| entry.id == id),
         FileKind::Spare => false,

@@ -9,6 +9,7 @@ use posthouse_storage::fs::faults::{Fault, FaultFs};
 use posthouse_storage::fs::sim::{Fate, SimFs};
 use posthouse_storage::manifest::Manifest;
 use posthouse_storage::names::{FileKind, FileName, MANIFEST};
+use posthouse_storage::run::Header;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +32,11 @@ fn kills(seed: u64) -> Vec<Killed> {
     let mut random = Dice::new(seed);
     let mut kills = Vec::new();
     let mut seen = BTreeSet::new();
-    for _ in 0..ACTIONS {
+    for action in 0..ACTIONS {
         world.append(&mut random).unwrap();
+        if action % 12 == 0 {
+            world.append_stream(&mut random).unwrap();
+        }
         world.now += Duration::from_millis(1500);
         world.shared.request_roll();
         world.journal.roll_if_requested().unwrap();
@@ -79,9 +83,11 @@ fn orphans(disk: &SimFs) -> Vec<String> {
 fn a_kill_leaves_nothing_in_the_orphans() {
     let mut runs = 0;
     let mut checkpoints = 0;
+    let mut adopted = 0;
     for seed in 0..6 {
         for killed in kills(seed) {
             let Killed { disk, model, unnamed } = killed;
+            adopted += unnamed.iter().filter(|name| is_index(&disk, name)).count();
             runs += unnamed.iter().filter(|name| name.starts_with("run")).count();
             checkpoints += unnamed.iter().filter(|name| name.starts_with("checkpoint")).count();
 
@@ -95,6 +101,16 @@ fn a_kill_leaves_nothing_in_the_orphans() {
         }
     }
     assert!(runs > 5 && checkpoints > 5, "runs={runs} checkpoints={checkpoints}");
+    assert!(adopted > 5, "adopted={adopted}");
+}
+
+/// Whether the file is a run over an adopted segment.
+fn is_index(disk: &SimFs, name: &str) -> bool {
+    let Some(bytes) = disk.contents(name).filter(|_| name.starts_with("run")) else {
+        return false;
+    };
+    let header = bytes.get(..128).and_then(|header| Header::decode(header).ok());
+    header.is_some_and(|header| header.identity.adopted.is_some())
 }
 
 #[test]
@@ -117,7 +133,9 @@ fn nothing_goes_that_a_slot_names_wherever_a_start_is_killed() {
                 let checkpoints = manifest.checkpoints.iter();
                 let checkpoints =
                     checkpoints.map(|entry| FileName::new(FileKind::Checkpoint, entry.id));
-                for name in runs.chain(checkpoints) {
+                let adopted = manifest.runs.iter().filter_map(|run| run.adopted);
+                let adopted = adopted.map(|id| FileName::new(FileKind::Segment, id));
+                for name in runs.chain(checkpoints).chain(adopted) {
                     let there = disk.contents(&name.to_string()).is_some();
                     assert!(there, "{slot} names {name}, operation={operation}");
                     named += 1;
@@ -150,6 +168,7 @@ fn files_that_no_slot_left_names_are_kept_when_a_slot_is_lost() {
             };
             let Ok(manifest) = Manifest::decode(&disk.contents(other).unwrap()) else { continue };
             let unnamed = unnamed(&disk, &manifest);
+            World::open(Arc::new(copy(&disk)), options(), killed.model.clone()).unwrap();
 
             let store = Store::<Toy>::open(Arc::new(disk.clone()), options()).unwrap();
 

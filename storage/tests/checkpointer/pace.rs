@@ -13,13 +13,21 @@ use posthouse_storage::fs::real::RealFs;
 use posthouse_storage::fs::sim::SimFs;
 use std::sync::Arc;
 
-const P: PartitionId = PartitionId(5);
-
 /// A world with so many messages of so many bytes in finished segments, none of them folded.
-fn filled(fs: Arc<dyn Fs>, options: Options, messages: u64, bytes: usize) -> World {
+fn filled(fs: Arc<dyn Fs>, options: Options, messages: u32, bytes: usize) -> World {
+    filled_by_turns(fs, options, (messages, bytes), 1)
+}
+
+/// The same with messages to so many partitions by turns.
+fn filled_by_turns(
+    fs: Arc<dyn Fs>,
+    options: Options,
+    (messages, bytes): (u32, usize),
+    partitions: u32,
+) -> World {
     let mut world = World::open(fs, options, Model::default()).unwrap();
-    for _ in 0..messages {
-        publish(&mut world, bytes);
+    for message in 0..messages {
+        publish(&mut world, PartitionId(message % partitions), bytes);
     }
     world.shared.request_roll();
     world.journal.roll_if_requested().unwrap();
@@ -27,16 +35,16 @@ fn filled(fs: Arc<dyn Fs>, options: Options, messages: u64, bytes: usize) -> Wor
     world
 }
 
-fn publish(world: &mut World, bytes: usize) {
-    let start = world.state.partitions.entry(P).or_default().next;
-    let event = Event::Publish { partition: P, start, end: start.next() };
+fn publish(world: &mut World, partition: PartitionId, bytes: usize) {
+    let start = world.state.partitions.entry(partition).or_default().next;
+    let event = Event::Publish { partition, start, end: start.next() };
     world.state.apply_event(&event);
     world.state.applied += 1;
     let mut builder = BatchBuilder::new();
     builder.push(&Message { body: Bytes::from(vec![1; bytes]), ..Message::default() }).unwrap();
     let bytes = builder.finish(Timestamp(0));
     let header_crc = BatchView::parse(&bytes).unwrap().header_crc();
-    let batches = vec![BatchDraft { partition: P, base: start, count: 1, header_crc, bytes }];
+    let batches = vec![BatchDraft { partition, base: start, count: 1, header_crc, bytes }];
     let frame = ModelFrame { events: vec![event], batches };
     let draft = FrameDraft {
         events: encode_events(&frame.events).into(),
@@ -94,9 +102,11 @@ fn runs_of_several_mebibytes_come_back_as_they_were() {
     let fs = || Arc::new(RealFs::open(dir.path()).unwrap());
     let segment_bytes = 8 << 20;
     let options = Options { segment_bytes, fold_bytes: segment_bytes, ..options() };
-    let mut world = filled(fs(), options.clone(), 9_000, 997);
+    // By turns, so that no segment is adopted.
+    let mut world = filled_by_turns(fs(), options.clone(), (9_000, 997), 2);
     world.settle().unwrap();
     let runs = world.shared.manifest().runs;
+    assert!(runs.iter().all(|run| run.adopted.is_none()), "{runs:?}");
     assert!(runs.iter().map(|run| run.bytes).sum::<u64>() > segment_bytes, "{runs:?}");
     world.check_readable();
     let model = world.model.clone();

@@ -178,6 +178,30 @@ impl World {
         Ok(())
     }
 
+    /// Appends what fills a whole segment or two, all to one partition, and syncs.
+    pub(crate) fn append_stream(&mut self, random: &mut Dice) -> Result<(), Stopped> {
+        let partition = PartitionId(3 * u32::from(byte(random) % 4));
+        for _ in 0..20 {
+            let start = self.state.partitions.entry(partition).or_default().next;
+            let bytes = stream_batch(random);
+            let view = BatchView::parse(&bytes).unwrap();
+            let (count, header_crc) = (view.count(), view.header_crc());
+            let event = Event::Publish { partition, start, end: start.plus(u64::from(count)) };
+            self.state.apply_event(&event);
+            self.state.applied += 1;
+            let batches = vec![BatchDraft { partition, base: start, count, header_crc, bytes }];
+            let frame = ModelFrame { events: vec![event], batches };
+            let draft = FrameDraft {
+                events: encode_events(&frame.events).into(),
+                batches: frame.batches.clone(),
+                ..FrameDraft::default()
+            };
+            self.model.frames.push(frame);
+            self.journal.append(&[draft]).map_err(|error| Stopped(error.to_string()))?;
+        }
+        self.sync()
+    }
+
     pub(crate) fn sync(&mut self) -> Result<(), Stopped> {
         let durable = self.journal.sync().map_err(|error| Stopped(error.to_string()))?;
         self.model.durable = durable.0;
@@ -259,6 +283,17 @@ fn batch(random: &mut Dice) -> Bytes {
             body: body.into(),
             ..Default::default()
         };
+        builder.push(&message).unwrap();
+    }
+    builder.finish(Timestamp(1))
+}
+
+/// Two messages that nearly fill a frame.
+fn stream_batch(random: &mut Dice) -> Bytes {
+    let mut builder = BatchBuilder::new();
+    for _ in 0..2 {
+        let body = Bytes::from(vec![byte(random); 3_700]);
+        let message = posthouse_protocol::batch::Message { body, ..Default::default() };
         builder.push(&message).unwrap();
     }
     builder.finish(Timestamp(1))
