@@ -58,6 +58,10 @@ faults! {
     time_jumps,
     /// Checkpoints committed.
     checkpoints,
+    /// Segments that became runs where they lie.
+    adoptions,
+    /// Crash points with such a segment.
+    crash_points_with_adopted,
     /// Files recycled.
     recycled,
     /// Publishes refused for want of room.

@@ -171,6 +171,11 @@ impl Host {
         }
     }
 
+    /// Bytes of segments that runs have adopted.
+    pub(crate) fn adopted_bytes(&self) -> u64 {
+        self.checkpointer.progress().adopted_bytes()
+    }
+
     /// A stop in good order, after everything was answered.
     pub(crate) fn close(mut self, now: Duration) -> Result<(), Exit> {
         self.checkpointer.hurry();

@@ -270,8 +270,11 @@ impl World {
 
     fn checkpoint(&mut self) -> Result<(), String> {
         let now = self.clock();
+        let adopted = |host: &Option<Host>| host.as_ref().map_or(0, Host::adopted_bytes);
+        let before = adopted(&self.host);
         let done = self.host.as_mut().map_or(Ok(None), |host| host.checkpoint(now));
         if let Ok(Some(task)) = &done {
+            self.faults.adoptions += u64::from(adopted(&self.host) > before);
             self.faults.checkpoints += u64::from(*task == Task::Commit);
             self.faults.recycled += u64::from(*task == Task::Recycle);
         }

@@ -25,6 +25,8 @@ const WANTED: &[&str] = &[
     "starts_with_waiting",
     "crash_points_with_waiting",
     "checkpoints",
+    "adoptions",
+    "crash_points_with_adopted",
     "recycled",
 ];
 

@@ -27,6 +27,7 @@ const WANTED: &[&str] = &[
     "delayed_commits",
     "starts_with_waiting",
     "checkpoints",
+    "adoptions",
     "recycled",
     "refused_publishes",
 ];

@@ -67,6 +67,8 @@ impl World {
         let waits =
             store.state.0.waiting_rooms().any(|(id, _)| !store.state.0.needed(id).is_empty());
         self.faults.crash_points_with_waiting += u64::from(waits);
+        let adopts = store.shared.manifest().runs.iter().any(|run| run.adopted.is_some());
+        self.faults.crash_points_with_adopted += u64::from(adopts);
         if store.report.is_damaged() {
             return Err(format!("a crash point is damaged: {:?}", store.report));
         }
