@@ -61,7 +61,8 @@ impl Plan {
             faults: dice.between(20, 100),
             sampling: Sampling { per_mille: 120, variants: 2 },
             segment_bytes: 64 << 10,
-            is_heavy: false,
+            // Else hardly a segment is full enough to be adopted.
+            is_heavy: dice.percent(40),
             can_redrive: false,
         }
     }
@@ -84,8 +85,13 @@ impl Plan {
     }
 
     /// Largest body and largest batch that senders make.
-    pub(crate) const fn sizes(&self) -> (u64, usize) {
-        if self.is_heavy { (60 << 10, 100 << 10) } else { (1_500, 5 << 10) }
+    pub(crate) fn sizes(&self) -> (u64, usize) {
+        if !self.is_heavy {
+            return (1_500, 5 << 10);
+        }
+        // 60 and 100 KiB of a segment of 1 MiB.
+        let part = self.segment_bytes / 256;
+        (15 * part, usize::try_from(25 * part).unwrap_or(usize::MAX))
     }
 
     /// The topics of a run.

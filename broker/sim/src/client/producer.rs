@@ -146,7 +146,7 @@ impl Producer {
     fn message(&mut self, around: &mut Surroundings<'_>) -> Message {
         self.messages += 1;
         let id = (self.session.client as u128) << 64 | u128::from(self.messages);
-        let is_heavy = self.body_bytes_max > 10_000;
+        let is_heavy = self.body_bytes_max > 2_000;
         let max = if around.dice.percent(if is_heavy { 50 } else { 10 }) {
             self.body_bytes_max
         } else {
