@@ -110,15 +110,24 @@ impl Order {
 /// Makes the file; the manifest is for the caller to commit.
 pub(crate) fn make(fs: &dyn Fs, order: &Order) -> io::Result<Segment> {
     let name = FileName::new(FileKind::Segment, order.id);
-    let temporary = name.temporary().to_string();
+    let temporary = name.temporary();
+    try_make(fs, order, name, &temporary.to_string()).inspect_err(|_| {
+        // Gives the space back; what cannot be removed now goes at the next start.
+        for name in [name, temporary] {
+            let _: io::Result<()> = fs.remove(&name.to_string());
+        }
+    })
+}
+
+fn try_make(fs: &dyn Fs, order: &Order, name: FileName, temporary: &str) -> io::Result<Segment> {
     let file = match order.reuse {
-        Some(spare) => recycled(fs, spare, &temporary, order)?,
-        None => zeroed(fs, &temporary, order)?,
+        Some(spare) => recycled(fs, spare, temporary, order)?,
+        None => zeroed(fs, temporary, order)?,
     };
     let header = Header { store: order.store, id: order.id, size: order.size, salt: order.salt };
     file.write_at(0, &[IoSlice::new(&header.encode())])?;
     file.sync()?;
-    fs.rename(&temporary, &name.to_string())?;
+    fs.rename(temporary, &name.to_string())?;
     if !planted(Bug::SkipDirectorySync) {
         fs.sync_dir()?;
     }
@@ -156,21 +165,24 @@ fn zeroed(fs: &dyn Fs, temporary: &str, order: &Order) -> io::Result<Arc<dyn Fil
         }
         created => created?,
     };
-    fill(&*file, order).inspect_err(|_| {
-        // Gives the space back; what cannot be removed now goes at the next start.
-        let _: io::Result<()> = fs.remove(temporary);
-    })?;
+    fill(&*file, order)?;
     Ok(file)
 }
 
 fn fill(file: &dyn File, order: &Order) -> io::Result<()> {
     if order.filling == Filling::Allocate {
         match file.allocate(order.size) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            Err(error) if is_refused(&error) => {}
             allocated => return allocated,
         }
     }
     fill_with_zeros(file, order)
+}
+
+/// Whether the file system cannot do it: not all say so in the same way.
+fn is_refused(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    matches!(error.kind(), Unsupported | InvalidInput | PermissionDenied)
 }
 
 fn fill_with_zeros(file: &dyn File, order: &Order) -> io::Result<()> {
@@ -261,7 +273,7 @@ mod tests {
         }
 
         fn allocate(&self, _len: u64) -> io::Result<()> {
-            Err(io::ErrorKind::Unsupported.into())
+            Err(io::ErrorKind::InvalidInput.into())
         }
 
         fn map(&self, len: u64) -> io::Result<Map> {

@@ -7,6 +7,7 @@ mod support;
 use posthouse_protocol::{LogIndex, Offset, PartitionId};
 use posthouse_storage::fs::faults::{Fault, FaultFs};
 use posthouse_storage::fs::sim::{Fate, SimFs};
+use posthouse_storage::names::FileName;
 use posthouse_storage::{AppendError, Options, Store, SyncError, spare};
 use std::sync::Arc;
 use support::{Ledger, frame, options};
@@ -46,6 +47,27 @@ fn append_without_room_for_a_segment_is_refused_and_writes_nothing() {
     assert_eq!(store.report.last, LogIndex(next + 2));
     assert!(!store.report.is_damaged());
     assert_eq!(store.reader.read(P, Offset(0), usize::MAX).unwrap().len() as u64, next + 2);
+}
+
+#[test]
+fn segment_that_cannot_be_made_leaves_nothing_behind() {
+    let mut failed = 0;
+    for operation in 0.. {
+        let fs = FaultFs::new(SimFs::new());
+        let store = open(&fs);
+        fs.plan(operation, Fault::Error);
+        let made = spare::prepare(&store.shared);
+        if fs.hit().is_none() {
+            break;
+        }
+        failed += u32::from(matches!(made, Err(spare::SpareError::File { .. })));
+        let manifest = store.shared.manifest();
+        for name in fs.disk().all_names() {
+            let named = FileName::parse(&name).is_none_or(|name| manifest.names(name));
+            assert!(named, "{name} after {made:?}, operation={operation}");
+        }
+    }
+    assert!(failed > 3, "failed={failed}");
 }
 
 #[test]
