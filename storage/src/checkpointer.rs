@@ -11,7 +11,7 @@
 //!    |                                      Copy -> Seal -> Name -> Verify
 //!    |                                                                v
 //!    +--------------------------------------------- Swap <--------- Commit
-//! Resting: Choose -> Retire -> Recycle, one file at a time
+//! Resting, or before a fold goes on: Retire -> Recycle, one file at a time
 //! ```
 //!
 //! Until `Commit` (commit B) has returned, nothing that the manifest names has
@@ -59,6 +59,8 @@ pub struct Checkpointer<F> {
     /// What the latest step did, or tried to.
     task: Task,
     retry_at: Option<Duration>,
+    /// The disk was full when files were last written, and none have been written since.
+    is_full: bool,
     /// When to try again to make a segment ready, after the disk was full.
     ready_at: Duration,
     quiet: Quiet,
@@ -163,6 +165,7 @@ impl<F: Fold> Checkpointer<F> {
             work: Work::Resting,
             task: Task::Choose,
             retry_at: None,
+            is_full: false,
             ready_at: Duration::ZERO,
             quiet: Quiet::default(),
             is_hurried: false,
@@ -195,6 +198,7 @@ impl<F: Fold> Checkpointer<F> {
         match self.advance(now) {
             Err(error) if error.is_out_of_space() => {
                 self.give_up_writing();
+                self.is_full = true;
                 let until = now.saturating_add(RETRY);
                 self.retry_at = Some(until);
                 Ok(Step::OutOfSpace { until })
@@ -247,6 +251,10 @@ impl<F: Fold> Checkpointer<F> {
     }
 
     fn advance(&mut self, now: Duration) -> Result<Step, CheckpointError> {
+        // Not only at rest: a fold that found no room would else wait for ever for what can be freed.
+        if !matches!(self.work, Work::Writing(_)) && self.make_room(now)? {
+            return Ok(Step::Worked(self.task));
+        }
         match &mut self.work {
             Work::Resting => self.choose(now),
             Work::Folding(folding) => {
@@ -277,6 +285,7 @@ impl<F: Fold> Checkpointer<F> {
             self.free.dropped.extend(done.dropped);
             self.runs = done.runs;
             self.work = Work::Resting;
+            self.is_full = false;
             self.survey.restart();
             self.publish_progress(now);
         }
@@ -307,11 +316,8 @@ impl<F: Fold> Checkpointer<F> {
 
     /// What to do while nothing is being written.
     fn choose(&mut self, now: Duration) -> Result<Step, CheckpointError> {
-        if self.recycle(now)? || self.retire(now)? {
-            return Ok(Step::Worked(self.task));
-        }
+        self.task = Task::Choose;
         if let Some(folding) = self.due_fold(now) {
-            self.task = Task::Choose;
             self.work = Work::Folding(folding);
             return Ok(Step::Worked(Task::Choose));
         }
@@ -359,7 +365,6 @@ impl<F: Fold> Checkpointer<F> {
         if newest != Some(index) || !(is_single || is_apart) || !self.is_short() {
             return false;
         }
-        self.task = Task::Choose;
         let rewrite = Rewrite::new(index, index, Vec::new(), Vec::new());
         self.work = Work::Writing(Box::new(Job::fold(rewrite, FileId(0))));
         true

@@ -128,10 +128,10 @@ impl Run {
         self.header.identity.adopted.unwrap_or(self.header.identity.id)
     }
 
-    /// All bytes of the file that its batches lie in, without a copy.
+    /// All bytes of the file that its batches lie in, without a copy; `None` if they cannot be had.
     #[must_use]
-    pub fn batch_file_bytes(&self) -> Bytes {
-        self.adopted.as_ref().map_or_else(|| self.bytes.clone(), Adopted::bytes)
+    pub fn batch_file_bytes(&self) -> Option<Bytes> {
+        self.adopted.as_ref().map_or_else(|| Some(self.bytes.clone()), Adopted::bytes)
     }
 
     /// The partition that all its batches belong to, if there is only one.

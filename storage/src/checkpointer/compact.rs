@@ -90,8 +90,10 @@ impl<F: Fold> Checkpointer<F> {
         let mut replaced = Vec::new();
         for run in &victims {
             // A run whose index is damaged stays as it is: what can be read of it, is.
-            if gather(run, sources.len(), &mut batches).is_ok() {
-                sources.push(Source { bytes: run.batch_file_bytes(), segment: None });
+            let bytes = run.batch_file_bytes();
+            let bytes = bytes.filter(|_| gather(run, sources.len(), &mut batches).is_ok());
+            if let Some(bytes) = bytes {
+                sources.push(Source { bytes, segment: None });
                 replaced.push(run.identity().id);
             } else {
                 self.survey.needed.insert(run.identity().id, u64::MAX);

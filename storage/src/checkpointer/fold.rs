@@ -98,9 +98,12 @@ impl Folding {
         let missing = |index| CheckpointError::Journal { segment: segment.id, index };
         let bytes = segment.map.slice(0..end.position);
         let bytes = bytes.ok_or_else(|| missing(folded.index.next()))?;
-        let source = u32::try_from(self.sources.len()).unwrap_or(u32::MAX);
-        let segment_file = Some(Adopted::of(segment));
-        self.sources.push(Source { bytes: bytes.clone(), segment: segment_file });
+        // After an error the same segment comes again.
+        if self.last_source() != Some(segment.id) {
+            let segment = Some(Adopted::of(segment));
+            self.sources.push(Source { bytes: bytes.clone(), segment });
+        }
+        let source = u32::try_from(self.sources.len() - 1).unwrap_or(u32::MAX);
         for (position, frame) in Scanner::new(segment.key, &bytes) {
             // Marks and footers repeat the last index. What is fenced stays out even if it can be
             // read now: recovery has left it out.
@@ -125,6 +128,10 @@ impl Folding {
         }
         folded.lose_through(end.last);
         Ok(())
+    }
+
+    fn last_source(&self) -> Option<FileId> {
+        self.sources.last()?.segment.as_ref().map(|segment| segment.id)
     }
 
     fn take<F: Fold>(

@@ -68,6 +68,11 @@ impl Free {
 }
 
 impl<F: Fold> Checkpointer<F> {
+    /// Frees one file that nothing needs, or names some as not needed; says whether there were any.
+    pub(super) fn make_room(&mut self, now: Duration) -> Result<bool, CheckpointError> {
+        Ok(self.recycle(now)? || self.retire(now)? || self.remove_spare(now)?)
+    }
+
     /// Makes a segment ready for the journal if one is wanted; says whether it did. A full disk is
     /// no error: everything else goes on, and may make room.
     pub(super) fn make_ready(&mut self, now: Duration) -> Result<bool, CheckpointError> {
@@ -92,8 +97,7 @@ impl<F: Fold> Checkpointer<F> {
     }
 
     /// Names what is not needed any more as retired, in both slots; says whether there was anything.
-    pub(super) fn retire(&mut self, now: Duration) -> Result<bool, CheckpointError> {
-        self.task = Task::Choose;
+    fn retire(&mut self, now: Duration) -> Result<bool, CheckpointError> {
         let manifest = self.shared.manifest();
         let segments = self.surplus_history(&manifest, now);
         let dead = self.survey.dead();
@@ -170,7 +174,7 @@ impl<F: Fold> Checkpointer<F> {
     }
 
     /// Recycles or removes one retired file that nobody reads; says whether there was one.
-    pub(super) fn recycle(&mut self, now: Duration) -> Result<bool, CheckpointError> {
+    fn recycle(&mut self, now: Duration) -> Result<bool, CheckpointError> {
         let patience = self.shared.options.recycle_patience;
         let is_due = |file: &Retired| !file.is_read() || now.saturating_sub(file.since) >= patience;
         let Some(number) = self.free.retired.iter().position(is_due) else {
@@ -185,6 +189,24 @@ impl<F: Fold> Checkpointer<F> {
             self.remove(name)?;
         }
         self.free.retired.remove(number);
+        self.publish_progress(now);
+        Ok(true)
+    }
+
+    /// Removes a spare when space is short, for nothing but the journal can use it; says whether there
+    /// was one more than are kept then.
+    fn remove_spare(&mut self, now: Duration) -> Result<bool, CheckpointError> {
+        // Nobody makes a segment of it meanwhile.
+        let shared = Arc::clone(&self.shared);
+        let _preparing = shared.lock_preparing();
+        let manifest = shared.manifest();
+        let surplus = manifest.spares.get(SPARES_MIN..).and_then(<[FileId]>::last);
+        let Some(spare) = surplus.filter(|_| self.is_short()) else {
+            return Ok(false);
+        };
+        self.task = Task::Recycle;
+        self.remove(FileName::new(FileKind::Spare, *spare))?;
+        self.publish_progress(now);
         Ok(true)
     }
 
@@ -221,7 +243,10 @@ impl<F: Fold> Checkpointer<F> {
             removed => removed.map_err(error)?,
         }
         self.shared.fs.sync_dir().map_err(error)?;
-        self.shared.commit(|manifest| manifest.retired.retain(|retired| *retired != name))?;
+        self.shared.commit(|manifest| {
+            manifest.retired.retain(|retired| *retired != name);
+            manifest.spares.retain(|spare| FileName::new(FileKind::Spare, *spare) != name);
+        })?;
         Ok(())
     }
 

@@ -89,7 +89,7 @@ impl<F: Fold> Checkpointer<F> {
 
     /// Whether history must go because space is short.
     pub(super) fn is_short(&self) -> bool {
-        self.progress.space(&self.shared).is_ok_and(|space| space.is_short())
+        self.is_full || self.progress.space(&self.shared).is_ok_and(|space| space.is_short())
     }
 }
 

@@ -33,9 +33,9 @@ impl Adopted {
         Ok(Self { id, size, map: file.map(size)? })
     }
 
-    /// The whole file, without a copy.
-    pub(super) fn bytes(&self) -> Bytes {
-        self.map.slice(0..self.size).unwrap_or_default()
+    /// The whole file, without a copy; `None` if it is not as long as its map any more.
+    pub(super) fn bytes(&self) -> Option<Bytes> {
+        self.map.slice(0..self.size)
     }
 }
 

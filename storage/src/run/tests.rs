@@ -165,7 +165,7 @@ fn batches_of_an_adopted_segment_are_read_there() {
     assert_eq!(read(3, 0), (5, Bytes::from_static(b"and the second")));
     assert_eq!(read(4, 0), (0, Bytes::from_static(b"the first one")));
     assert!(run.lookup(PartitionId(3), Offset(7)).unwrap().unwrap().is_lost());
-    assert_eq!((run.batch_file(), run.batch_file_bytes().len()), (FileId(9), 4126));
+    assert_eq!((run.batch_file(), run.batch_file_bytes().unwrap().len()), (FileId(9), 4126));
     // Not without the segment, over another one, over a part of it, nor as another run.
     for missing in [None, adopted(8, 4126)] {
         let error = Run::open(&file, &identity, missing).unwrap_err();

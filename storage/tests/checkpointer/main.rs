@@ -5,6 +5,7 @@
 mod adopt;
 mod crash;
 mod damage;
+mod full_disk;
 mod guard;
 mod leftover;
 mod pace;
