@@ -5,6 +5,7 @@ mod calls;
 mod connection;
 mod outgoing;
 mod ready;
+mod received;
 mod session;
 mod timers;
 
@@ -200,6 +201,7 @@ impl Driver {
     async fn turn(&mut self, connection: &mut Connection, now: Instant) -> io::Result<()> {
         if connection.spoke + HEARTBEAT <= now {
             self.out.tell(Heartbeat {});
+            connection.rest();
         }
         if !self.out.is_empty() {
             connection.spoke = now;

@@ -12,7 +12,7 @@ use crate::error::{ReadError, RequestError};
 use crate::record::Record;
 use bytes::Bytes;
 use futures_core::Stream;
-use posthouse_protocol::message::{CursorSave, Fetch, Fetched, Slice};
+use posthouse_protocol::message::{CursorSave, Fetch, Slice};
 use posthouse_protocol::settings::Position as From;
 use posthouse_protocol::{Name, Offset, Outcome, SubscriptionId, TopicId};
 use std::collections::VecDeque;
@@ -28,12 +28,15 @@ use tokio::task::coop::cooperative;
 const FETCH_BYTES: u32 = 1 << 20;
 /// Messages asked for at a time.
 const FETCH_MESSAGES: u32 = 10_000;
+/// Messages between two looks whether the next part has come, so that the one behind it is asked for
+/// while there is still something to take.
+const LOOK_EVERY: u32 = 64;
 /// How long the broker waits for a message before it says that there is none.
 const FOLLOW_WAIT: Duration = Duration::from_secs(20);
 
 /// Reads a topic from a place on, in order, without consuming; also a [`Stream`] of records.
 ///
-/// One part is read ahead while the application works on the one before it. Lost connections are
+/// Two parts of up to 1 MiB are read ahead while the application works on the one before them. Lost connections are
 /// ridden out, up to the operation timeout for each part.
 #[derive(Debug)]
 pub struct Reader {
@@ -42,6 +45,8 @@ pub struct Reader {
     subscription: Option<(SubscriptionId, String)>,
     follows: Follow,
     state: State,
+    /// The part behind the one at hand, or why it did not come.
+    ahead: Option<Result<Arrived, ReadError>>,
     slices: VecDeque<Part>,
 }
 
@@ -56,13 +61,21 @@ enum Follow {
 
 type Fetching = oneshot::Receiver<Result<Answer, RequestError>>;
 
-/// The part behind the one at hand.
+/// The part behind all that have come.
 #[derive(Debug)]
 enum State {
     /// Not asked for.
     At(From),
     /// On its way.
     Fetching(From, Fetching),
+}
+
+/// A part that has come.
+#[derive(Debug)]
+struct Arrived {
+    slices: VecDeque<Part>,
+    /// Whether it is empty and yet no end: what lay there is gone, and there is more behind it.
+    is_behind: bool,
 }
 
 /// What is left of a slice.
@@ -95,47 +108,70 @@ impl Reader {
         loop {
             if let Some(part) = self.slices.front_mut() {
                 let taken = part.take();
-                if part.left == 0 {
+                let left = part.left;
+                if left == 0 {
                     self.slices.pop_front();
+                }
+                if left.is_multiple_of(LOOK_EVERY) && self.ahead.is_none() {
+                    // What has not come yet is waited for when it is needed.
+                    let _: Poll<()> = self.poll_ahead(cx);
                 }
                 return Poll::Ready(taken.map(Some));
             }
-            let found = ready!(self.poll_fetch(cx))?;
+            let found = ready!(self.poll_part(cx))?;
             if !found && self.follows == Follow::No {
                 return Poll::Ready(Ok(None));
             }
         }
     }
 
-    /// Gets the next part and asks for the one behind it; `false` if there is none.
-    fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ReadError>> {
-        let (from, fetching) = match &mut self.state {
-            State::Fetching(from, fetching) => (*from, fetching),
-            State::At(from) => {
-                let from = *from;
-                self.fetch(from);
-                return self.poll_fetch(cx);
+    /// Takes up the next part; `false` if there is none.
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ReadError>> {
+        loop {
+            if let Some(arrived) = self.ahead.take() {
+                let Arrived { slices, is_behind } = arrived?;
+                self.slices = slices;
+                return Poll::Ready(Ok(!self.slices.is_empty() || is_behind));
             }
+            if let State::At(from) = self.state {
+                self.fetch(from);
+            }
+            ready!(self.poll_ahead(cx));
+        }
+    }
+
+    /// Gets the part that was asked for, and asks for the one behind it. Ready if nothing was.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let State::Fetching(from, fetching) = &mut self.state else {
+            return Poll::Ready(());
         };
-        let answer = ready!(Pin::new(fetching).poll(cx));
+        let (from, answer) = (*from, ready!(Pin::new(fetching).poll(cx)));
         self.state = State::At(from);
-        let answer = answer.unwrap_or(Err(RequestError::Closed { outcome: Outcome::Definite }))?;
+        let answer = answer.unwrap_or(Err(RequestError::Closed { outcome: Outcome::Definite }));
+        let arrived =
+            answer.map_err(ReadError::Request).and_then(|answer| self.arrive(from, answer));
+        self.ahead = Some(arrived);
+        Poll::Ready(())
+    }
+
+    fn arrive(&mut self, from: From, answer: Answer) -> Result<Arrived, ReadError> {
         let mut tail = answer.tail.clone();
         let fetched = expect_reply!(answer, Fetched)?;
         if let From::Offset(offset) = from
             && offset > fetched.end
         {
-            return Poll::Ready(Err(ReadError::BeyondEnd { offset, end: fetched.end }));
+            return Err(ReadError::BeyondEnd { offset, end: fetched.end });
         }
-        let parts = fetched.slices.iter().map(|slice| Part::cut(slice, &mut tail));
-        self.slices = parts.collect::<Result<_, _>>().map_err(RequestError::Protocol)?;
+        let slices = fetched.slices.iter().map(|slice| Part::cut(slice, &mut tail));
+        let slices: VecDeque<Part> =
+            slices.collect::<Result<_, _>>().map_err(RequestError::Protocol)?;
         let next = From::Offset(fetched.next);
         self.state = State::At(next);
-        let found = !self.slices.is_empty();
-        if found && (self.follows == Follow::Yes || fetched.next < fetched.end) {
+        let is_behind = fetched.next < fetched.end;
+        if !slices.is_empty() && (self.follows == Follow::Yes || is_behind) {
             self.fetch(next);
         }
-        Poll::Ready(Ok(found || is_behind(&fetched)))
+        Ok(Arrived { slices, is_behind })
     }
 
     fn fetch(&mut self, from: From) {
@@ -158,6 +194,7 @@ impl Reader {
     /// Goes on from another place.
     pub fn seek(&mut self, to: Offset) {
         self.slices.clear();
+        self.ahead = None;
         self.state = State::At(From::Offset(to));
     }
 
@@ -195,11 +232,6 @@ impl Reader {
     pub fn topic(&self) -> &str {
         self.topic.1.as_str()
     }
-}
-
-/// Whether an empty part is no end: what lay there is gone, and there is more behind it.
-fn is_behind(fetched: &Fetched) -> bool {
-    fetched.next < fetched.end
 }
 
 impl Stream for Reader {

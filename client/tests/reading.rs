@@ -44,6 +44,40 @@ async fn parts_follow_each_other_and_the_end_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_parts_are_read_ahead_and_forgotten_by_a_seek() {
+    let (client, _broker, mut peer) = connected().await;
+    let mut reader = open(&client, &mut peer, Position::Earliest).await;
+    let bodies = vec!["a"; 200];
+    let two_parts = async {
+        let (correlation, _) = fetch(&mut peer).await;
+        fetched(&mut peer, correlation, 200, 500, &[(0, &bodies)]).await;
+        let (correlation, second) = fetch(&mut peer).await;
+        assert_eq!(second.from, From::Offset(Offset(200)));
+        fetched(&mut peer, correlation, 400, 500, &[(200, &bodies)]).await;
+    };
+    let (first, ()) = tokio::join!(reader.next(), two_parts);
+    assert_eq!(first.unwrap().unwrap().offset(), Offset(0));
+
+    let half_a_part = async {
+        for offset in 1..100 {
+            tokio::task::yield_now().await;
+            assert_eq!(reader.next().await.unwrap().unwrap().offset(), Offset(offset));
+        }
+    };
+    let ((), (_, third)) = tokio::join!(half_a_part, fetch(&mut peer));
+    assert_eq!(third.from, From::Offset(Offset(400)));
+
+    reader.seek(Offset(7));
+    let elsewhere = async {
+        let (correlation, other) = fetch(&mut peer).await;
+        assert_eq!(other.from, From::Offset(Offset(7)));
+        fetched(&mut peer, correlation, 8, 8, &[(7, &["b"])]).await;
+    };
+    let (record, ()) = tokio::join!(reader.next(), elsewhere);
+    assert_eq!(record.unwrap().unwrap().offset(), Offset(7));
+}
+
+#[tokio::test(start_paused = true)]
 async fn following_waits_at_the_end() {
     let (client, _broker, mut peer) = connected().await;
     let opening = async { client.reader("orders", Position::Latest).follow().await.unwrap() };

@@ -1,12 +1,13 @@
 //! One connection: the handshake, and frames as bytes.
 
 use super::outgoing::Outgoing;
+use super::received::Received;
 use crate::connector::{Connector, Pipe};
 use crate::error::Refusal;
 use bytes::BytesMut;
 use posthouse_protocol::frame::{self, Frame};
 use posthouse_protocol::message::{HELLO_MAGIC, Hello, VERSION, Welcome};
-use posthouse_protocol::{CorrelationId, DecodeError, Reply, Request, limits};
+use posthouse_protocol::{CorrelationId, DecodeError, Reply, Request};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
@@ -19,13 +20,11 @@ use tokio::time::{Instant, timeout};
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// Bytes of the client's name that fit the first frame.
 const NAME_BYTES_MAX: usize = 200;
-/// Room for received bytes that is allocated at a time.
-const READ_BYTES: usize = 128 << 10;
 
 /// A connection that has been welcomed.
 pub(crate) struct Connection {
     pipe: Box<dyn Pipe>,
-    received: BytesMut,
+    received: Received,
     /// What the broker said first.
     pub(crate) welcome: Welcome,
     /// When the broker was last heard of.
@@ -71,7 +70,7 @@ impl Connection {
     pub(crate) async fn open(connector: &dyn Connector, client: &str) -> Result<Self, Failure> {
         let attempt = async {
             let mut pipe = connector.connect().await?;
-            let mut received = BytesMut::new();
+            let mut received = Received::default();
             let welcome = greet(&mut *pipe, &mut received, client).await?;
             let now = Instant::now();
             Ok(Self { pipe, received, welcome, heard: now, spoke: now })
@@ -85,7 +84,7 @@ impl Connection {
     ///
     /// [`DecodeError`]; the connection is then beyond repair.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, DecodeError> {
-        frame::decode(&mut self.received, limits::FRAME_BYTES_MAX)
+        self.received.next_frame()
     }
 
     /// Writes what waits and reads what has come; ready when bytes have come or all is written.
@@ -117,15 +116,17 @@ impl Connection {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.received.capacity() - self.received.len() < READ_BYTES / 4 {
-            self.received.reserve(READ_BYTES);
-        }
         // Dropping this future takes nothing: it has either read or not.
-        let reading = pin!(self.pipe.read_buf(&mut self.received));
+        let reading = pin!(self.pipe.read_buf(self.received.space()));
         if ready!(reading.poll(cx))? == 0 {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Nothing has been sent for a while, and so nothing is expected.
+    pub(crate) fn rest(&mut self) {
+        self.received.rest();
     }
 
     /// Says that nothing more will be sent.
@@ -137,7 +138,7 @@ impl Connection {
 
 async fn greet(
     pipe: &mut dyn Pipe,
-    received: &mut BytesMut,
+    received: &mut Received,
     client: &str,
 ) -> Result<Welcome, Failure> {
     let mut end = client.len().min(NAME_BYTES_MAX);
@@ -169,12 +170,12 @@ async fn greet(
     }
 }
 
-async fn first_frame(pipe: &mut dyn Pipe, received: &mut BytesMut) -> Result<Frame, Failure> {
+async fn first_frame(pipe: &mut dyn Pipe, received: &mut Received) -> Result<Frame, Failure> {
     loop {
-        if let Some(frame) = frame::decode(received, limits::FRAME_BYTES_MAX)? {
+        if let Some(frame) = received.next_frame()? {
             return Ok(frame);
         }
-        if pipe.read_buf(received).await? == 0 {
+        if pipe.read_buf(received.space()).await? == 0 {
             return Err(Failure::Io(io::ErrorKind::UnexpectedEof.into()));
         }
     }

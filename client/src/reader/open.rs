@@ -66,6 +66,7 @@ impl OpenReader {
             subscription,
             follows: self.follows,
             state: State::At(from),
+            ahead: None,
             slices: VecDeque::new(),
         })
     }
