@@ -43,6 +43,8 @@ struct Iggy {
     encoded: Vec<u8>,
     /// The offset that is polled next.
     next: u64,
+    /// It was polled before the answer in front was looked at.
+    has_polled: bool,
 }
 
 /// What a server says of itself.
@@ -63,6 +65,7 @@ pub(crate) fn connect(to: SocketAddr, queue: &str, duty: Duty) -> io::Result<Lin
         body: Vec::new(),
         encoded: Vec::new(),
         next: 0,
+        has_polled: false,
     };
     Link::new(login(to)?, Box::new(speaker))
 }
@@ -231,34 +234,51 @@ impl Speaker for Iggy {
             // It answers in the order in which it is asked.
             seen.receipts.push(self.acknowledged);
             self.acknowledged += 1;
+        } else if std::mem::replace(&mut self.has_polled, true) {
+            polled(payload, seen).ok_or_else(|| unexpected("iggy", payload))?;
+            self.has_polled = false;
         } else {
-            self.polled(payload, seen).ok_or_else(|| unexpected("iggy", payload))?;
+            self.next = behind(payload, self.next).ok_or_else(|| unexpected("iggy", payload))?;
             // No poll waits for messages, so the next one asks at once.
             self.consume(out);
+            return Ok(0);
         }
         Ok(reader.taken())
     }
 }
 
-impl Iggy {
-    fn polled(&mut self, payload: &[u8], seen: &mut Seen) -> Option<()> {
-        let mut reader = Reader::new(payload);
-        // Partition and its newest offset.
-        reader.bytes(12)?;
-        for _ in 0..reader.u32_le()? {
-            // Checksum and id; then time, and time of origin.
-            reader.bytes(24)?;
-            let offset = reader.u64_le()?;
-            reader.bytes(16)?;
-            let (headers, body) = (reader.len32_le()?, reader.len32_le()?);
-            reader.bytes(8)?;
-            seen.delivered(reader.bytes(body)?);
-            seen.settled += 1;
-            reader.bytes(headers)?;
-            self.next = offset + 1;
-        }
-        Some(())
+/// Partition and its newest offset.
+const POLLED_HEAD: usize = 12;
+/// Checksum and id of a message, in front of its offset.
+const BEFORE_OFFSET: usize = 24;
+
+/// The offset behind the messages of a poll's answer; `next` if there are none.
+fn behind(payload: &[u8], next: u64) -> Option<u64> {
+    let mut reader = Reader::new(payload);
+    reader.bytes(POLLED_HEAD)?;
+    let count = reader.u32_le()?;
+    if count == 0 {
+        return Some(next);
     }
+    reader.bytes(BEFORE_OFFSET)?;
+    Some(reader.u64_le()? + u64::from(count))
+}
+
+/// Counts the messages of a poll's answer.
+fn polled(payload: &[u8], seen: &mut Seen) -> Option<()> {
+    let mut reader = Reader::new(payload);
+    reader.bytes(POLLED_HEAD)?;
+    for _ in 0..reader.u32_le()? {
+        reader.bytes(BEFORE_OFFSET)?;
+        // The offset; then time, and time of origin.
+        reader.bytes(8 + 16)?;
+        let (headers, body) = (reader.len32_le()?, reader.len32_le()?);
+        reader.bytes(8)?;
+        seen.delivered(reader.bytes(body)?);
+        seen.settled += 1;
+        reader.bytes(headers)?;
+    }
+    Some(())
 }
 
 #[cfg(test)]
@@ -276,6 +296,7 @@ mod tests {
             body: Vec::new(),
             encoded: Vec::new(),
             next: 0,
+            has_polled: false,
         }
     }
 
@@ -339,6 +360,8 @@ mod tests {
         let mut seen = Seen { stamps: Some(Vec::new()), ..Seen::default() };
         let half = &input[..input.len() - 1];
         assert_eq!(iggy.take(half, &mut out, &mut seen).unwrap(), 0);
+        assert!(out.is_empty());
+        assert_eq!(iggy.take(&input, &mut out, &mut seen).unwrap(), 0, "the poll leaves first");
         assert_eq!(iggy.take(&input, &mut out, &mut seen).unwrap(), input.len());
         assert_eq!((seen.deliveries, seen.settled, seen.stamps), (2, 2, Some(vec![9, 8])));
         let mut poll = Vec::new();

@@ -49,7 +49,8 @@ pub(crate) trait Speaker {
     fn consume(&mut self, out: &mut Vec<u8>);
 
     /// Takes one whole frame from the front of `input` and appends what is to be answered.
-    /// Returns how long it was; 0 if it is not whole yet.
+    /// Returns how long it was; 0 if it is not whole yet, or if what was appended should leave before
+    /// the frame is looked at: it is then given again.
     fn take(&mut self, input: &[u8], out: &mut Vec<u8>, seen: &mut Seen) -> io::Result<usize>;
 }
 
@@ -181,6 +182,8 @@ impl Link {
             Err(error) => return Err(error),
         };
         self.filled += count;
+        // The same frame is given twice at most.
+        let mut gave_up = false;
         loop {
             let input = self.input.get(self.start..self.filled).unwrap_or_default();
             if input.is_empty() {
@@ -188,8 +191,12 @@ impl Link {
             }
             let taken = self.speaker.take(input, &mut self.out, seen)?;
             if taken == 0 {
-                break;
+                if gave_up || self.out.is_empty() {
+                    break;
+                }
+                self.flush()?;
             }
+            gave_up = taken == 0;
             self.start += taken;
         }
         self.refused += std::mem::take(&mut seen.refused);

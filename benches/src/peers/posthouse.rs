@@ -9,9 +9,9 @@ use bytes::{Bytes, BytesMut};
 use posthouse_protocol::batch::{BatchBuilder, Message};
 use posthouse_protocol::frame::{self, Frame};
 use posthouse_protocol::message::{
-    Credit, Deliver, DeliveryRun, Fetch, HELLO_MAGIC, Hello, ProducerOpen, ProducerOpened, Publish,
-    Refused, Settle, Subscribe, SubscriptionCreate, TopicCreate, TopicDelete, TopicDescribe,
-    VERSION, Verdict,
+    Credit, Deliver, DeliveryRun, Fetch, Fetched, HELLO_MAGIC, Hello, ProducerOpen, ProducerOpened,
+    Publish, Refused, Settle, Subscribe, SubscriptionCreate, TopicCreate, TopicDelete,
+    TopicDescribe, VERSION, Verdict,
 };
 use posthouse_protocol::settings::{Durability, Position, SubscriptionSettings, TopicSettings};
 use posthouse_protocol::{
@@ -59,6 +59,8 @@ enum Source {
     },
     Replay {
         topic: TopicId,
+        /// What has come, and is looked at once the next part has been asked for.
+        arrived: Option<(Fetched, Bytes)>,
     },
 }
 
@@ -98,7 +100,7 @@ pub(crate) fn connect(to: SocketAddr, queue: &str, duty: Duty) -> io::Result<Lin
             speaker.source = Source::Queue { topic, subscription, taken: 0, bytes: 0, settling };
         }
         Duty::Consume(_) => {
-            speaker.source = Source::Replay { topic: topic_id(&mut wire, queue)? };
+            speaker.source = Source::Replay { topic: topic_id(&mut wire, queue)?, arrived: None };
         }
     }
     Link::new(wire, Box::new(speaker))
@@ -250,13 +252,16 @@ impl Speaker for Posthouse {
                 push(&mut self.frames, &subscribe.into(), CorrelationId(1), 0);
                 self.credit();
             }
-            Source::Replay { topic } => self.fetch(*topic, Position::Earliest),
+            Source::Replay { topic, .. } => self.fetch(*topic, Position::Earliest),
         }
         self.send(out);
     }
 
     fn take(&mut self, input: &[u8], out: &mut Vec<u8>, seen: &mut Seen) -> io::Result<usize> {
         let Some(len) = frame_len(input) else { return Ok(0) };
+        if self.look_at_arrived(seen)? {
+            return Ok(len);
+        }
         let whole = input.get(..len).unwrap_or_default();
         if whole.get(KIND_AT) == Some(&RECEIPT) {
             let correlation = whole.get(CORRELATION_AT..).and_then(<[u8]>::first_chunk);
@@ -279,13 +284,13 @@ impl Speaker for Posthouse {
                 }
             }
             Reply::Fetched(fetched) => {
-                for part in fetched.parts(&frame.tail).map_err(io::Error::other)? {
-                    part.messages().for_each(|message| seen.delivered(message.body));
+                if let Source::Replay { topic, arrived } = &mut self.source {
+                    let (topic, next) = (*topic, Position::Offset(fetched.next));
+                    *arrived = Some((fetched, frame.tail));
+                    self.fetch(topic, next);
                 }
-                seen.settled = seen.deliveries;
-                if let Source::Replay { topic } = self.source {
-                    self.fetch(topic, Position::Offset(fetched.next));
-                }
+                self.send(out);
+                return Ok(0);
             }
             // What follows a publish without room cannot be taken either.
             Reply::Refused(refusal) if self.may_retry(&refusal) => seen.refused += 1,
@@ -300,6 +305,17 @@ impl Posthouse {
     fn send(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.frames);
         self.frames.clear();
+    }
+
+    /// Whether there was something.
+    fn look_at_arrived(&mut self, seen: &mut Seen) -> io::Result<bool> {
+        let Source::Replay { arrived, .. } = &mut self.source else { return Ok(false) };
+        let Some((fetched, tail)) = arrived.take() else { return Ok(false) };
+        for part in fetched.parts(&tail).map_err(io::Error::other)? {
+            part.messages().for_each(|message| seen.delivered(message.body));
+        }
+        seen.settled = seen.deliveries;
+        Ok(true)
     }
 
     fn encode(&mut self, body: &[u8]) {
