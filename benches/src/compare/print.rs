@@ -80,7 +80,7 @@ pub(super) fn row(row: &Row, rounds: &Rounds) {
         ));
     }
     let columns = FIGURES.iter().map(|figure| format!("{:>10}", figure.column));
-    report::line(format_args!("{:29}{}   x", "", columns.collect::<String>()));
+    report::line(format_args!("{:29}{}        x", "", columns.collect::<String>()));
     for number in 0..rounds.parties.len() {
         party(row, rounds, number, limit);
     }
@@ -133,7 +133,7 @@ fn party(row: &Row, rounds: &Rounds, number: usize, limit: Option<f64>) {
     // Histograms of one shape can always be added.
     turns.iter().for_each(|turn| all.add(&turn.outcome.latency).unwrap_or_default());
     record.histogram(&all).keep();
-    report::line(format_args!("{:29}{line}{ratio:7.2}", party.name()));
+    report::line(format_args!("{:29}{line}{ratio:9.2}", party.name()));
 }
 
 pub(super) fn cell(value: f64) -> String {
