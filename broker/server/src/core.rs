@@ -53,8 +53,23 @@ struct Sockets {
     reader: Reader,
     loader: Loader,
     connections: Connections,
-    /// Connections that got something to send in this round.
-    spoken_to: Vec<Rc<Connection>>,
+    waiting: Waiting,
+}
+
+/// Connections for which something waits to be sent.
+///
+/// Deliveries leave first: who gets one has work to do, and who gets a receipt knew the message
+/// before. Sending to one connection takes as long as waking its peer.
+#[derive(Debug, Default)]
+struct Waiting {
+    deliveries: Vec<Rc<Connection>>,
+    replies: Vec<Rc<Connection>>,
+}
+
+impl Waiting {
+    fn drain(&mut self) -> impl Iterator<Item = Rc<Connection>> {
+        self.deliveries.drain(..).chain(self.replies.drain(..))
+    }
 }
 
 impl Core {
@@ -62,7 +77,7 @@ impl Core {
         let Parts { engine, journal, reader, room, clock, inbox, connections } = parts;
         let syncer = Syncer::start(inbox.arrived.clone())?;
         let loader = Loader::start(&reader, inbox.arrived.clone())?;
-        let sockets = Sockets { reader, loader, connections, spoken_to: Vec::new() };
+        let sockets = Sockets { reader, loader, connections, waiting: Waiting::default() };
         let shell = Shell::new(engine, journal, room, sockets);
         Ok(Self { shell, syncer, clock, inbox, inputs: Vec::new(), loaded: Vec::new() })
     }
@@ -164,7 +179,7 @@ impl Sockets {
         if let Some(connection) = self.connections.borrow().get(&connection) {
             let len = tail.iter().map(Bytes::len).sum();
             if connection.queue(correlation, reply, tail.into_iter(), len) {
-                self.spoken_to.push(Rc::clone(connection));
+                self.waiting.replies.push(Rc::clone(connection));
             }
         }
     }
@@ -180,17 +195,36 @@ impl Outlet for Sockets {
             read_delivery(&self.reader, &deliver, |head, tail| {
                 let len = tail.iter().map(Bytes::len).sum();
                 if connection.queue(CorrelationId::ZERO, &head, tail.into_iter(), len) {
-                    self.spoken_to.push(Rc::clone(connection));
+                    self.waiting.deliveries.push(Rc::clone(connection));
                 }
             });
         }
     }
 
     fn flush(&mut self) {
-        self.spoken_to.drain(..).for_each(|connection| connection.send_queued());
+        self.waiting.drain().for_each(|connection| connection.send_queued());
     }
 
     fn load(&mut self, job: Job) {
         self.loader.ask(job);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::Memory;
+
+    #[test]
+    fn deliveries_leave_before_replies_each_in_their_order() {
+        let memory = Rc::new(Memory::new(1 << 20, 1 << 20));
+        let connection = |id| Rc::new(Connection::new(ConnectionId(id), None, Rc::clone(&memory)));
+        let mut waiting = Waiting::default();
+        waiting.replies.extend([1, 2].map(connection));
+        waiting.deliveries.extend([3, 4].map(connection));
+
+        let order: Vec<_> = waiting.drain().map(|connection| connection.id.0).collect();
+        assert_eq!(order, [3, 4, 1, 2]);
+        assert_eq!(waiting.drain().count(), 0);
     }
 }
