@@ -4,6 +4,7 @@ use crate::database::Database;
 use crate::error::Error;
 use crate::store::SqliteStore;
 use crate::tables::{Tables, immediate, still_open};
+use posthouse_client::failpoint::{during, failpoint};
 use posthouse_client::outbox::{Lag, NewRow, Parked, Relay, RowId};
 use posthouse_client::{Client, Outgoing};
 use rusqlite::{Connection, Transaction};
@@ -160,11 +161,14 @@ impl Outbox {
         let mut sends = Sends::default();
         let done = work(&tx, &mut sends)?;
         still_open(&tx)?;
+        failpoint("outbox.before-insert");
         let mut bell = None;
         for outgoing in sends.outgoing {
             bell = Some(self.enqueue(&tx, outgoing)?);
         }
-        tx.commit().map_err(Error::commit)?;
+        failpoint("outbox.before-commit");
+        during("outbox.in-commit", || tx.commit()).map_err(Error::commit)?;
+        failpoint("outbox.after-commit");
         if let Some(bell) = bell {
             bell.ring();
         }

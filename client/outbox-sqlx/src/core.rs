@@ -7,6 +7,7 @@ use crate::sends::Bell;
 use crate::store::{Tables, place};
 use crate::unbroken::unbroken;
 use posthouse_client::Outgoing;
+use posthouse_client::failpoint::{amid, failpoint};
 use posthouse_client::outbox::sql::{Dialect, Sql};
 use posthouse_client::outbox::{EnqueueError, NewRow, StoreErrorKind};
 use sqlx::{Pool, Transaction};
@@ -116,18 +117,22 @@ impl<D: Driver> Core<D> {
     ) -> Result<(), Error> {
         let (sql, bell, is_direct) = (Arc::clone(&self.sql), self.bell(), self.is_direct);
         let finish = async move {
+            failpoint("outbox.before-insert");
             if is_short(&rows) {
                 let insert = (!rows.is_empty()).then(|| sql.enqueue_literally(&rows));
+                let committed = commit_if::<D>(tx, D::IS_OPEN.to_owned(), insert);
                 // What is begun behind it is rolled back when the pool has it.
-                drop(commit_if::<D>(tx, D::IS_OPEN.to_owned(), insert).await?);
+                drop(amid(Some("outbox.in-commit"), committed).await?);
             } else {
                 if let Err(error) = D::run(&mut tx, D::IS_OPEN.to_owned()).await {
                     roll_back::<D>(tx).await;
                     return Err(ended(error));
                 }
                 D::insert(&mut tx, &sql, &rows, is_direct).await?;
-                commit::<D>(tx).await?;
+                failpoint("outbox.before-commit");
+                amid(Some("outbox.in-commit"), commit::<D>(tx)).await?;
             }
+            failpoint("outbox.after-commit");
             if !rows.is_empty() {
                 bell.ring();
             }

@@ -178,6 +178,36 @@ on_each! {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_younger_than_the_window_is_kept_below_the_floor() {
+        let (pool, _kept) = place::pool().await;
+        let (_broker, client) = broker().await;
+        let inbox = installed(&pool).await.window(Duration::from_hours(1));
+        let orders = client.publisher("orders").await.unwrap();
+        let mut consumer = client.consumer("orders", "billing").await.unwrap();
+        // The floor that the third brings lies above the two before.
+        for number in 0..3 {
+            orders.publish(number.to_string()).await.unwrap();
+            let delivery = consumer.next().await.unwrap().unwrap();
+            let on::Begun::New(tx) = inbox.begin(&delivery).await.unwrap() else { panic!("new") };
+            inbox.commit(tx, delivery).await.unwrap();
+            settled(&client).await;
+        }
+        let collected = async |aged: &'static str| {
+            sqlx::raw_sql(aged).execute(&pool).await.unwrap();
+            let floor = "UPDATE posthouse_inbox_floor SET raised_at = raised_at - 61000";
+            sqlx::raw_sql(floor).execute(&pool).await.unwrap();
+            inbox.collect_garbage().await.unwrap()
+        };
+        assert_eq!(inbox.collect_garbage().await.unwrap(), 0, "the floor is stored first");
+        assert_eq!(collected("SELECT 1").await, 0, "none is an hour old");
+
+        let first = "UPDATE posthouse_inbox SET received_at = received_at - 3601000 WHERE place = 0";
+        assert_eq!(collected(first).await, 1, "the one that is");
+        assert_eq!(noted(&pool).await, 2);
+        place::idle(&pool).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_is_forgotten_is_refused_all_the_same() {
         let (pool, _kept) = place::pool().await;
         let (_broker, client) = broker().await;

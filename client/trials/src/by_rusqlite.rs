@@ -82,7 +82,6 @@ impl Rusqlite {
             if plan.rolls_back {
                 return Err(rusqlite::Error::QueryReturnedNoRows);
             }
-            failpoint("app.before-commit");
             Ok(())
         });
         ended(done)
@@ -103,7 +102,6 @@ impl Rusqlite {
             if plan.rolls_back || raised == 0 {
                 return Err(rusqlite::Error::QueryReturnedNoRows);
             }
-            failpoint("app.before-commit");
             Ok(())
         });
         ended(done)

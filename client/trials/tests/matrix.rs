@@ -53,6 +53,10 @@ const CASES: &[(Victim, &str, u32)] = &[
     (Victim::App, "app.before-commit", 15),
     (Victim::App, "app.in-commit", 3),
     (Victim::App, "app.after-commit", 15),
+    (Victim::App, "outbox.before-insert", 10),
+    (Victim::App, "outbox.before-commit", 2),
+    (Victim::App, "outbox.in-commit", 3),
+    (Victim::App, "outbox.after-commit", 10),
     (Victim::Relay, "relay.after-scan", 3),
     (Victim::Relay, "relay.before-claim-commit", 3),
     (Victim::Relay, "relay.in-claim-commit", 3),
@@ -96,11 +100,19 @@ const CASES: &[(Victim, &str, u32)] = &[
     (Victim::ZombieView, "stream.in-commit", 3),
     (Victim::ZombieView, "stream.after-commit", 3),
     (Victim::Databases, "app.before-commit", 15),
+    (Victim::Databases, "app.in-commit", 3),
+    (Victim::Databases, "outbox.before-commit", 2),
+    (Victim::Databases, "outbox.in-commit", 3),
     (Victim::Databases, "relay.before-claim-commit", 2),
     (Victim::Databases, "relay.in-claim-commit", 2),
     (Victim::Databases, "relay.after-send", 2),
+    (Victim::Databases, "relay.before-delete-commit", 2),
+    (Victim::Databases, "relay.in-delete-commit", 2),
+    (Victim::Databases, "relay.before-park", 1),
     (Victim::Databases, "inbox.before-commit", 5),
+    (Victim::Databases, "inbox.in-commit", 5),
     (Victim::Databases, "stream.before-commit", 3),
+    (Victim::Databases, "stream.in-commit", 3),
 ];
 
 #[test]
@@ -171,7 +183,8 @@ impl Case {
         let consumer = self.consumer(&stage);
         let view = stage.view("view-a", &TOPICS, self.arm("stream.").as_deref());
         let poison: &[&str] = if self.is_poison() { &["--poison", "25"] } else { &[] };
-        let app = stage.app(OPERATIONS, poison, self.arm("app.").as_deref());
+        let in_app = self.arm("app.").or_else(|| self.arm("outbox."));
+        let app = stage.app(OPERATIONS, poison, in_app.as_deref());
         let (relays, consumers, views) = (vec![relay], vec![consumer], vec![view]);
         let mut cast = Cast { app, relays, consumers, views };
         let struck = self.strike(&mut stage, &mut cast);
