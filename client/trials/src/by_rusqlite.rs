@@ -1,7 +1,7 @@
 //! The trial's business on SQLite by way of rusqlite.
 
 use crate::Failure;
-use crate::by_sqlx::{INBOX, PARKED_MAX, PATIENCE, VIEW, keys, message};
+use crate::by_sqlx::{INBOX, PARKED_MAX, PATIENCE, VIEW, is_hasty, keys, message};
 use crate::database::{Database, Handling, Outcome, Relaying};
 use crate::op::{Op, Plan, Style};
 use posthouse_client::failpoint::{during, failpoint};
@@ -25,7 +25,8 @@ impl Rusqlite {
         let connection = Connection::open(&self.path)?;
         connection.busy_timeout(PATIENCE)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
-        connection.pragma_update(None, "synchronous", "full")?;
+        let synchronous = if is_hasty() { "normal" } else { "full" };
+        connection.pragma_update(None, "synchronous", synchronous)?;
         Ok(connection)
     }
 

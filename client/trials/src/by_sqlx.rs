@@ -37,6 +37,11 @@ const CONNECTIONS: u32 = 10;
 /// How long an operation waits for a connection, or for a lock of SQLite.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Whether connections to SQLite do not wait until their commits are on disk.
+pub(crate) fn is_hasty() -> bool {
+    std::env::var_os("POSTHOUSE_TRIAL_HASTY").is_some()
+}
+
 /// The inbox of every consumer.
 pub(crate) const INBOX: &str = "billing";
 /// The name of every reader of streams.
@@ -334,7 +339,10 @@ fn mysql_pool(url: &str) -> Result<mysql::Pool, Failure> {
 fn sqlite_pool(path: &str) -> Result<sqlite::Pool, Failure> {
     let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
     let options = options.journal_mode(SqliteJournalMode::Wal).busy_timeout(PATIENCE);
-    let options = options.synchronous(SqliteSynchronous::Full);
+    let options = options.synchronous(match is_hasty() {
+        true => SqliteSynchronous::Normal,
+        false => SqliteSynchronous::Full,
+    });
     let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
     Ok(pool.connect_lazy_with(options))
 }

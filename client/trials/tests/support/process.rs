@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 /// The binary that does everything.
-const TRIAL: &str = env!("CARGO_BIN_EXE_posthouse-trial");
+pub(crate) const TRIAL: &str = env!("CARGO_BIN_EXE_posthouse-trial");
 
 /// A process that was started and not waited for.
 #[derive(Debug)]

@@ -171,28 +171,24 @@ impl Stage {
         more: &[&str],
         failpoint: Option<&str>,
     ) -> Process {
+        let url = self.sender.url.clone();
+        let mut arguments = self.app_arguments(&url, operations);
+        arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+        Process::start("app", &arguments, failpoint, self.folder.path())
+    }
+
+    /// What an application is told that will do so many operations in this database.
+    pub(crate) fn app_arguments(&mut self, url: &str, operations: u32) -> Vec<String> {
         let (first, era, seed) = (self.next_op, self.era, self.seed);
         self.next_op += i64::from(operations);
         self.seed += 1;
         let driver = driver_name(self.sender.driver);
-        let [operations, first, era, seed] =
+        let numbers =
             [operations.to_string(), first.to_string(), era.to_string(), seed.to_string()];
-        let fixed = [
-            "app",
-            "--driver",
-            driver,
-            "--database",
-            &self.sender.url,
-            "--operations",
-            &operations,
-            "--first",
-            &first,
-            "--era",
-            &era,
-            "--seed",
-            &seed,
-        ];
-        self.process("app", &[&fixed[..], more].concat(), failpoint)
+        let names = ["--operations", "--first", "--era", "--seed"];
+        let fixed = ["app", "--driver", driver, "--database", url].map(str::to_owned);
+        let numbers = names.into_iter().zip(numbers).flat_map(|(name, is)| [name.to_owned(), is]);
+        fixed.into_iter().chain(numbers).collect()
     }
 
     pub(crate) fn relay(&self, name: &str, more: &[&str], failpoint: Option<&str>) -> Process {
@@ -206,10 +202,16 @@ impl Stage {
         more: &[&str],
         failpoint: Option<&str>,
     ) -> Process {
+        let mut arguments = self.relay_arguments(url, name);
+        arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+        Process::start(name, &arguments, failpoint, self.folder.path())
+    }
+
+    /// What a relay of this database is told.
+    pub(crate) fn relay_arguments(&self, url: &str, name: &str) -> Vec<String> {
         let broker = self.proxy.address();
-        let mut arguments = member("relay", self.sender.driver, url, [&broker, name]);
-        arguments.extend(more);
-        self.process(name, &arguments, failpoint)
+        let arguments = member("relay", self.sender.driver, url, [&broker, name]);
+        arguments.into_iter().map(str::to_owned).collect()
     }
 
     pub(crate) fn view(&mut self, name: &str, topics: &[&str], failpoint: Option<&str>) -> Process {
