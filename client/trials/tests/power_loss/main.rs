@@ -66,11 +66,14 @@ fn traced(stage: &mut Stage, database: &Path) -> String {
     let url = database.to_str().unwrap();
     let mut relaying = stage.relay_arguments(url, "relay");
     relaying.push("--adopt".to_owned());
+    // Whatever is left when the shell ends is killed by `strace`.
+    let mut operating = stage.app_arguments(url, OPERATIONS);
+    operating.extend(["--pace", "20"].map(str::to_owned));
     let script = format!(
-        "{TRIAL} {} & echo $! > {}; POSTHOUSE_TRIAL_HASTY=1 {TRIAL} {} && touch {}",
+        "{TRIAL} {} & echo $! > {}; POSTHOUSE_TRIAL_HASTY=1 {TRIAL} {} && touch {}; wait",
         relaying.join(" "),
         relay.display(),
-        stage.app_arguments(url, OPERATIONS).join(" "),
+        operating.join(" "),
         stage.path("done").display(),
     );
     let mut command = Command::new("strace");
@@ -126,7 +129,8 @@ fn check(mut disk: Disk, trace: &str, database: &Path, images: &Path) -> (u32, u
                 others += u32::from(!changed_by.is_empty());
                 changed_by.clear();
             }
-            Event::Removed { path } => assert!(!is_of(&path, database), "{path} is in use"),
+            // The last one that closes the database removes the log; an empty one is none.
+            Event::Removed { path } if is_of(&path, database) => disk.cut(&path, 0),
             Event::Leaving { bytes } => {
                 let leaving = ops(&bytes);
                 if leaving.is_empty() {
@@ -143,10 +147,10 @@ fn check(mut disk: Disk, trace: &str, database: &Path, images: &Path) -> (u32, u
                     assert!(lost.is_empty(), "sent, and lost with the power: {lost:?}");
                 }
             }
-            Event::Written { .. } | Event::Cut { .. } => {}
+            Event::Written { .. } | Event::Cut { .. } | Event::Removed { .. } => {}
         }
     }
-    assert!(others >= 10, "only {others} syncs covered what somebody else had not synced");
+    assert!(others >= 5, "only {others} syncs covered what somebody else had not synced");
     (moments, sent.len())
 }
 
