@@ -2,6 +2,7 @@
 
 use posthouse_client::{Client, Delivery, Failure, Message};
 use std::error::Error;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,7 +26,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for receipt in receipts {
         receipt.await?;
     }
-
     let workers = client.consumer("jobs", "workers").credit(64, 1 << 20).await?;
     let end = async {
         tokio::select! {
@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     workers.run(8, work).until(end).await?;
-
+    writeln!(std::io::stdout(), "{} jobs done", DONE.load(Ordering::Relaxed))?;
     client.close(Duration::from_secs(5)).await;
     Ok(())
 }

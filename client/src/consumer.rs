@@ -76,7 +76,8 @@ impl Consumer {
     /// Handles deliveries with `handler`, `concurrency` at a time, each in a task of the runtime.
     ///
     /// `Ok` acks, `Err` nacks or rejects (see [`Failure`]), a panic nacks. Awaiting the [`Run`]
-    /// starts it; [`Run::until`] says when to stop.
+    /// starts it; [`Run::until`] says when to stop. Tasks use all processors, and for that the handler
+    /// has to own what it uses; one that borrows can be given to [`Self::transform`].
     ///
     /// ```no_run
     /// # async fn demo(client: posthouse_client::Client) -> Result<(), Box<dyn std::error::Error>> {

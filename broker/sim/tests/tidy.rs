@@ -188,3 +188,17 @@ fn the_engine_and_the_protocol_are_pure() {
         }
     }
 }
+
+/// Who only publishes and consumes must not have to build the drivers of databases.
+#[test]
+fn the_core_client_knows_no_database() {
+    let manifest = fs::read_to_string(root().join("client/Cargo.toml")).unwrap();
+    let needed = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let names: Vec<_> =
+        needed.lines().filter_map(|line| line.split(['.', ' ', '=']).next()).collect();
+    assert!(names.contains(&"tokio"), "the dependencies are found: {names:?}");
+    for driver in ["sqlx", "rusqlite", "diesel", "tokio-postgres", "mysql_async", "libsqlite3-sys"]
+    {
+        assert!(!names.contains(&driver), "{driver} belongs into a package of its own");
+    }
+}

@@ -14,7 +14,7 @@ const SETTINGS: &[&str] = &[
     "--skip-networking",
     "--innodb-flush-log-at-trx-commit=1",
     "--innodb-doublewrite=1",
-    "--innodb-buffer-pool-size=64M",
+    "--innodb-buffer-pool-size=128M",
     "--innodb-log-file-size=32M",
     "--max-connections=200",
     "--default-time-zone=+00:00",

@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Part of the socket's name.
 pub(crate) const PORT: &str = "5432";
 
-/// What a user's server has, in sizes for a test.
+/// What a user's server has.
 const SETTINGS: &[&str] = &[
     "listen_addresses=",
     "fsync=on",
     "synchronous_commit=on",
     "full_page_writes=on",
     "max_connections=200",
-    "shared_buffers=32MB",
+    "shared_buffers=128MB",
     "timezone=UTC",
 ];
 
