@@ -4,6 +4,7 @@
 //! offset, two offsets have a distance, an epoch has a next one. All are
 //! little-endian integers on disk and on the wire; see `codec`.
 
+use crate::id_map::Id;
 use std::fmt;
 
 macro_rules! number {
@@ -32,6 +33,23 @@ macro_rules! number {
         }
     };
 }
+
+/// Ids that are counted up.
+macro_rules! counted {
+    ($($name:ident)*) => {$(
+        impl Id for $name {
+            fn number(self) -> u32 {
+                self.0
+            }
+
+            fn from_number(number: u32) -> Self {
+                Self(number)
+            }
+        }
+    )*};
+}
+
+counted! { TopicId PartitionId SubscriptionId }
 
 number! {
     /// A topic, numbered by the broker at creation and never reused.

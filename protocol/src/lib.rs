@@ -8,6 +8,7 @@
 pub mod batch;
 pub mod codec;
 pub mod frame;
+pub mod id_map;
 pub mod limits;
 pub mod message;
 pub mod settings;
@@ -20,6 +21,7 @@ mod name;
 
 pub use codec::DecodeError;
 pub use error::{ErrorCode, Outcome};
+pub use id_map::{Id, IdMap};
 pub use ids::{
     Attempt, ConsumerId, CorrelationId, Fence, LogIndex, MessageId, Offset, PartitionId,
     ProducerEpoch, ProducerId, Sequence, StartEpoch, SubscriptionId, Timestamp, TopicId,

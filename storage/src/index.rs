@@ -6,9 +6,8 @@
 //! it outgrows that.
 
 use crate::names::FileId;
-use posthouse_protocol::{Offset, PartitionId};
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use posthouse_protocol::{IdMap, Offset, PartitionId};
+use std::collections::VecDeque;
 
 /// One unfolded batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +39,14 @@ impl IndexEntry {
 /// All unfolded batches, by partition.
 #[derive(Debug, Default)]
 pub struct UnfoldedIndex {
-    partitions: BTreeMap<PartitionId, VecDeque<IndexEntry>>,
+    partitions: IdMap<PartitionId, VecDeque<IndexEntry>>,
     batches: u64,
 }
 
 impl UnfoldedIndex {
     /// Adds a batch; within a partition they come in ascending order.
     pub fn insert(&mut self, partition: PartitionId, entry: IndexEntry) {
-        let entries = self.partitions.entry(partition).or_default();
+        let entries = self.partitions.get_or_insert_with(partition, VecDeque::new);
         debug_assert!(
             entries.back().is_none_or(|last| last.next_offset() <= entry.base),
             "offsets of partition={partition} ascend"
@@ -67,14 +66,14 @@ impl UnfoldedIndex {
     ) -> Option<PartitionId> {
         let (mut forgotten, mut seen, mut at) = (0, 0, None);
         let mut emptied = Vec::new();
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        for (partition, entries) in self.partitions.range_mut((from, Bound::Unbounded)).take(most) {
-            (seen, at) = (seen + 1, Some(*partition));
+        let from = after.map_or(PartitionId::ZERO, PartitionId::next);
+        for (partition, entries) in self.partitions.iter_mut_from(from).take(most) {
+            (seen, at) = (seen + 1, Some(partition));
             let kept_from = entries.partition_point(|entry| entry.segment <= last);
             entries.drain(..kept_from);
             forgotten += kept_from as u64;
             if entries.is_empty() {
-                emptied.push(*partition);
+                emptied.push(partition);
             } else if entries.capacity() > 64 && entries.len() < entries.capacity() / 4 {
                 entries.shrink_to(entries.len() * 2);
             }

@@ -41,7 +41,7 @@ use consumer::ConsumerKey;
 use dead_letter::Letters;
 use posthouse_protocol::message::DeliveryRun;
 use posthouse_protocol::wire::Wire;
-use posthouse_protocol::{LogIndex, Offset, PartitionId, SubscriptionId};
+use posthouse_protocol::{IdMap, LogIndex, Offset, PartitionId, SubscriptionId};
 use queue::Queue;
 use redrive::Redrives;
 use span::Span;
@@ -53,11 +53,11 @@ use tail::Tail;
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
     /// Of every subscription that has consumers.
-    queues: BTreeMap<SubscriptionId, Queue>,
+    queues: IdMap<SubscriptionId, Queue>,
     /// What each consumer reads.
     consumers: BTreeMap<ConsumerKey, SubscriptionId>,
     /// Of every partition that has consumers.
-    feeds: BTreeMap<PartitionId, Feed>,
+    feeds: IdMap<PartitionId, Feed>,
     /// Queues that may have something to hand out at the end of this round.
     dirty: BTreeSet<SubscriptionId>,
     /// At most one entry per queue, never later than its next deadline.

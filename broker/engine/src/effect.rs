@@ -106,6 +106,8 @@ pub struct BatchAppend {
     pub base: Offset,
     /// How many messages.
     pub count: u32,
+    /// The batch's own checksum over header and index.
+    pub header_crc: u32,
     /// As the sender encoded it.
     pub bytes: Bytes,
 }

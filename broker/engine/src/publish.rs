@@ -96,6 +96,7 @@ fn accept(
         let due = due_times(view, context.now.wall)?;
         if !due.is_empty() {
             delay::check_fits(topic, view)?;
+            let batch = (batch, view);
             return delay(context, admission, (id, written && !is_held), (sender, due), batch);
         }
     }
@@ -108,7 +109,8 @@ fn accept(
         Some(start) => vec![Event::TopicTrimmed(TopicTrimmed { id, start }), published],
         None => vec![published],
     };
-    let batches = vec![BatchAppend { partition, base, count, bytes: batch.clone() }];
+    let header_crc = digest;
+    let batches = vec![BatchAppend { partition, base, count, header_crc, bytes: batch.clone() }];
     let index = context.append(events, batches);
     admission.take(batch.len());
     if trim.is_some() {
@@ -128,7 +130,7 @@ fn delay(
     admission: &mut Admission,
     (id, written): (TopicId, bool),
     (sender, due): (Option<Sender>, Vec<Timestamp>),
-    batch: &Bytes,
+    (batch, view): (&Bytes, &BatchView<'_>),
 ) -> Result<(Receipt, Gate), Refusal> {
     admission.check_waiting(context.state.waiting.messages(), due.len())?;
     let bytes = batch.len() + due.len() * DUE_BYTES;
@@ -138,7 +140,8 @@ fn delay(
     let (partition, base) = delay::place_of(context.state, topic, 0);
     let count = u32::try_from(due.len()).unwrap_or(u32::MAX);
     let delayed = Delayed { topic: id, partition, base, due, written, sender };
-    let append = BatchAppend { partition, base, count, bytes: batch.clone() };
+    let header_crc = view.header_crc();
+    let append = BatchAppend { partition, base, count, header_crc, bytes: batch.clone() };
     let index = context.append(vec![Event::Delayed(delayed)], vec![append]);
     admission.take(bytes);
     let (durability, gate) = reached(written, index);

@@ -80,7 +80,7 @@ impl Sweeps {
     /// Plans for every topic that forgets by age.
     pub(crate) fn start(&mut self, context: &Context<'_>) {
         for topic in context.state.topics.keys() {
-            self.published(context, *topic);
+            self.published(context, topic);
         }
     }
 

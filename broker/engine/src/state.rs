@@ -27,7 +27,7 @@ pub(crate) use topic::Topic;
 pub(crate) use waiting::{Waiting, WaitingRoom, WaitingRooms};
 
 use posthouse_protocol::{
-    LogIndex, Name, PartitionId, ProducerId, StartEpoch, SubscriptionId, TopicId,
+    IdMap, LogIndex, Name, PartitionId, ProducerId, StartEpoch, SubscriptionId, TopicId,
 };
 use std::collections::BTreeMap;
 
@@ -38,12 +38,12 @@ pub struct State {
     pub(crate) index: LogIndex,
     /// Of the start that is running.
     pub(crate) start_epoch: StartEpoch,
-    pub(crate) topics: BTreeMap<TopicId, Topic>,
+    pub(crate) topics: IdMap<TopicId, Topic>,
     pub(crate) topic_ids: BTreeMap<Name, TopicId>,
-    pub(crate) partitions: BTreeMap<PartitionId, Partition>,
+    pub(crate) partitions: IdMap<PartitionId, Partition>,
     /// Of messages that are not due.
     pub(crate) waiting: WaitingRooms,
-    pub(crate) subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    pub(crate) subscriptions: IdMap<SubscriptionId, Subscription>,
     pub(crate) producers: BTreeMap<ProducerId, Producer>,
     pub(crate) producer_ids: BTreeMap<Name, ProducerId>,
     /// The highest ids ever given.
@@ -96,7 +96,7 @@ impl State {
 
     /// All partitions, waiting rooms included, ascending.
     pub fn partitions(&self) -> impl Iterator<Item = PartitionId> {
-        let mut all: Vec<_> = self.partitions.keys().copied().collect();
+        let mut all: Vec<_> = self.partitions.keys().collect();
         all.extend(self.waiting.iter().map(|room| room.id));
         all.sort_unstable();
         all.into_iter()

@@ -9,7 +9,7 @@
 //! partition is seen from its front on. So does what comes to a topic that has just become written.
 
 use crate::state::State;
-use posthouse_protocol::{LogIndex, Offset, PartitionId};
+use posthouse_protocol::{IdMap, LogIndex, Offset, PartitionId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Publishes that are on their way to the disk.
@@ -20,7 +20,7 @@ pub(crate) struct Visibility {
     /// Those of written topics.
     unwritten: VecDeque<Pending>,
     /// The partitions that do not show everything.
-    ends: BTreeMap<PartitionId, Shown>,
+    ends: IdMap<PartitionId, Shown>,
     committed: LogIndex,
     /// Waiting rooms with messages that are seen only when their frame is committed.
     held_rooms: BTreeMap<PartitionId, LogIndex>,
@@ -53,7 +53,7 @@ impl Visibility {
     ) {
         let Self { uncommitted, unwritten, ends, committed, .. } = self;
         let fresh = Shown { end: base, held_until: LogIndex::ZERO };
-        let shown = ends.entry(partition).or_insert(fresh);
+        let shown = ends.get_or_insert_with(partition, || fresh);
         let pending = Pending { index, partition, end };
         if written && shown.held_until <= *committed {
             return unwritten.push_back(pending);
@@ -69,7 +69,7 @@ impl Visibility {
     /// it that offsets may be missing there.
     pub(crate) fn altered(&mut self, index: LogIndex, partition: PartitionId, next: Offset) {
         let fresh = Shown { end: next, held_until: LogIndex::ZERO };
-        self.ends.entry(partition).or_insert(fresh).held_until = index;
+        self.ends.get_or_insert_with(partition, || fresh).held_until = index;
     }
 
     /// Notes that the frame `index` puts messages into a waiting room.
@@ -126,7 +126,7 @@ impl Visibility {
 }
 
 fn show(
-    ends: &mut BTreeMap<PartitionId, Shown>,
+    ends: &mut IdMap<PartitionId, Shown>,
     state: &State,
     pending: Pending,
     moved: &mut Vec<PartitionId>,

@@ -31,6 +31,7 @@ mod slices;
 mod socket;
 mod spin;
 mod syncer;
+mod unanswered;
 mod watch;
 
 pub use broker::{Broker, Connector, StartError};

@@ -6,12 +6,13 @@
 
 use crate::commits;
 use crate::socket::{Parts, Sender};
+use crate::unanswered::Unanswered;
 use bytes::{Bytes, BytesMut};
 use posthouse_engine::input::ConnectionId;
 use posthouse_protocol::frame::encode_head;
 use posthouse_protocol::{CorrelationId, Reply};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use tokio::sync::Notify;
 
@@ -83,7 +84,7 @@ pub(crate) struct Connection {
     spoke: Cell<bool>,
     /// The hello is over.
     greeted: Cell<bool>,
-    unanswered: RefCell<BTreeMap<CorrelationId, usize>>,
+    unanswered: RefCell<Unanswered>,
     unanswered_bytes: Cell<usize>,
     /// Bytes of a large frame that has not all arrived.
     receiving: Cell<usize>,
@@ -243,8 +244,7 @@ impl Connection {
     /// Takes note of a request that will be answered.
     pub(crate) fn asked(&self, correlation: CorrelationId, bytes: usize) {
         if correlation != CorrelationId::ZERO {
-            let mut unanswered = self.unanswered.borrow_mut();
-            *unanswered.entry(correlation).or_default() += bytes;
+            self.unanswered.borrow_mut().insert(correlation, bytes);
             self.unanswered_bytes.set(self.unanswered_bytes.get() + bytes);
             self.memory.take(bytes);
         }
@@ -254,7 +254,7 @@ impl Connection {
         if correlation == CorrelationId::ZERO {
             return;
         }
-        if let Some(bytes) = self.unanswered.borrow_mut().remove(&correlation) {
+        if let Some(bytes) = self.unanswered.borrow_mut().remove(correlation) {
             self.unanswered_bytes.set(self.unanswered_bytes.get().saturating_sub(bytes));
             self.memory.give_back(bytes);
         }

@@ -13,11 +13,10 @@ use crate::bugs::{Bug, planted};
 use crate::commits::Commits;
 use crate::exit::Exit;
 use crate::gates::Gates;
-use bytes::Bytes;
-use posthouse_engine::effect::{Append, Deliver, Fetch};
+use bytes::{Bytes, BytesMut};
+use posthouse_engine::effect::{Append, BatchAppend, Deliver, Fetch};
 use posthouse_engine::input::{ConnectionId, LoadPurpose, Space};
 use posthouse_engine::{Effect, Effects, Engine, Gate, Input, Now, Time, event};
-use posthouse_protocol::batch::BatchView;
 use posthouse_protocol::{CorrelationId, LogIndex, Offset, PartitionId, Reply, SubscriptionId};
 use posthouse_storage::checkpointer::Progress;
 use posthouse_storage::frame::{BatchDraft, FrameDraft};
@@ -34,6 +33,8 @@ const MARK_MS: u64 = 100;
 const WRITTEN_SYNC_MS: u64 = 1_000;
 /// Milliseconds between two looks at the free space.
 const SPACE_MS: u64 = 100;
+/// Memory for the events of frames that is taken at a time.
+const EVENTS_BYTES: usize = 64 << 10;
 
 /// Where everything goes that leaves the shell.
 pub trait Outlet {
@@ -119,7 +120,7 @@ pub struct Shell<O> {
     frames: Vec<FrameDraft>,
     commits: Commits,
     /// Events of one frame, while they are encoded.
-    scratch: Vec<u8>,
+    scratch: Scratch,
 }
 
 #[derive(Debug, Default)]
@@ -153,7 +154,7 @@ impl<O: Outlet> Shell<O> {
             effects: Effects::new(),
             frames: Vec::new(),
             commits: Commits::default(),
-            scratch: Vec::new(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -417,18 +418,37 @@ fn publishable(space: &posthouse_storage::space::Space, frame_bytes_max: u64) ->
     Space { frame_bytes_max, disk_bytes, ring_bytes: if index_full { 0 } else { ring_bytes } }
 }
 
+/// Memory that frames are made in, so that one with a single message takes no allocation.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// The events of one frame.
+    events: Vec<u8>,
+    /// The events of frames that are being written; what nobody holds any more is used again.
+    held: BytesMut,
+}
+
 /// A frame as the journal takes it.
-fn draft(append: Append, scratch: &mut Vec<u8>) -> FrameDraft {
-    scratch.clear();
-    event::encode_all(&append.events, scratch);
-    let events = Bytes::copy_from_slice(scratch);
+fn draft(append: Append, scratch: &mut Scratch) -> FrameDraft {
+    scratch.events.clear();
+    event::encode_all(&append.events, &mut scratch.events);
+    if scratch.held.capacity() < scratch.events.len() {
+        scratch.held.reserve(EVENTS_BYTES.max(scratch.events.len()));
+    }
+    scratch.held.extend_from_slice(&scratch.events);
+    // As large as what they are made of, the drafts lie in its memory.
     let batches = append.batches.into_iter().map(|batch| BatchDraft {
         partition: batch.partition,
         base: batch.base,
         count: batch.count,
-        header_crc: BatchView::parse_trusted(&batch.bytes).map_or(0, |view| view.header_crc()),
+        header_crc: batch.header_crc,
         bytes: batch.bytes,
     });
-    let batches = batches.collect();
-    FrameDraft { time: append.time, events, batches, ..FrameDraft::default() }
+    FrameDraft {
+        time: append.time,
+        events: scratch.held.split().freeze(),
+        batches: batches.collect(),
+        ..FrameDraft::default()
+    }
 }
+
+const _: () = assert!(size_of::<BatchDraft>() == size_of::<BatchAppend>(), "see `draft`");

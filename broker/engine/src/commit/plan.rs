@@ -49,6 +49,7 @@ pub(super) struct Placement {
     pub partition: PartitionId,
     base: Offset,
     count: u32,
+    header_crc: u32,
     batch: Bytes,
     pub entries: Vec<WindowEntry>,
     /// When each message is due; empty if none has to wait.
@@ -137,7 +138,7 @@ impl Plan {
         if !due.is_empty() {
             admission.check_messages(&topic.settings, view, Offset::ZERO)?;
             delay::check_fits(topic, view)?;
-            return self.delay(context, admission, topic, (due, batch));
+            return self.delay(context, admission, topic, (due, batch, view));
         }
         let demand = self.demands.entry(id).or_insert_with(|| Demand {
             partition,
@@ -154,9 +155,17 @@ impl Plan {
         demand.bytes += batch.len() as u64;
         demand.operation = place;
         self.topics.insert(id);
-        let (batch, entries) = (batch.clone(), std::mem::take(&mut admission.entries));
-        let due = Vec::new();
-        self.publishes.push(Placement { topic: id, partition, base, count, batch, entries, due });
+        let entries = std::mem::take(&mut admission.entries);
+        self.publishes.push(Placement {
+            topic: id,
+            partition,
+            base,
+            count,
+            header_crc: view.header_crc(),
+            batch: batch.clone(),
+            entries,
+            due: Vec::new(),
+        });
         Ok(())
     }
 
@@ -165,7 +174,7 @@ impl Plan {
         context: &Context<'_>,
         admission: &Admission,
         topic: &Topic,
-        (due, batch): (Vec<Timestamp>, &Bytes),
+        (due, batch, view): (Vec<Timestamp>, &Bytes, &BatchView<'_>),
     ) -> Result<(), Refusal> {
         self.delayed += due.len();
         admission.check_waiting(context.state.waiting.messages(), self.delayed)?;
@@ -179,9 +188,16 @@ impl Plan {
         room.1 = base.plus(due.len() as u64);
         self.topics.insert(topic.id);
         let count = u32::try_from(due.len()).unwrap_or(u32::MAX);
-        let (batch, entries) = (batch.clone(), Vec::new());
-        let topic = topic.id;
-        self.publishes.push(Placement { topic, partition, base, count, batch, entries, due });
+        self.publishes.push(Placement {
+            topic: topic.id,
+            partition,
+            base,
+            count,
+            header_crc: view.header_crc(),
+            batch: batch.clone(),
+            entries: Vec::new(),
+            due,
+        });
         Ok(())
     }
 
@@ -239,6 +255,7 @@ impl Plan {
             partition: publish.partition,
             base: publish.base,
             count: publish.count,
+            header_crc: publish.header_crc,
             bytes: publish.batch.clone(),
         };
         self.publishes.iter().map(append).collect()

@@ -113,8 +113,10 @@ impl Deliveries {
         batch: Bytes,
     ) {
         let Place { partition, base, .. } = place;
-        let (count, entries) = (count_of(&batch), entries_of(&batch, base));
-        let append = BatchAppend { partition, base, count, bytes: batch };
+        let (count, header_crc) = BatchView::parse_trusted(&batch)
+            .map_or((0, 0), |view| (view.count(), view.header_crc()));
+        let entries = entries_of(&batch, base);
+        let append = BatchAppend { partition, base, count, header_crc, bytes: batch };
         context.append(events, vec![append]);
         self.published(context, partition, &entries);
     }

@@ -59,14 +59,14 @@ impl Deliveries {
             return Err(Refusal::of_state(ErrorCode::Invalid, text));
         }
         let id = subscription.id;
-        let feed = self.feeds.entry(subscription.partition).or_insert_with(|| Feed {
+        let feed = self.feeds.get_or_insert_with(subscription.partition, || Feed {
             tail: Tail::new(context.partition_end(subscription.partition)),
             subscriptions: Vec::new(),
         });
         if !feed.subscriptions.contains(&id) {
             feed.subscriptions.push(id);
         }
-        let queue = self.queues.entry(id).or_insert_with(|| Queue::new(subscription));
+        let queue = self.queues.get_or_insert_with(id, || Queue::new(subscription));
         queue.consumers.push(Consumer::new(key));
         self.consumers.insert(key, id);
         Ok(Subscribed {

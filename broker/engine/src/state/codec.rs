@@ -70,7 +70,8 @@ impl State {
         state.subscriptions =
             take_all(&mut source, "state.subscriptions", Subscription::decode, |s| s.id)?;
         state.producers = take_all(&mut source, "state.producers", Producer::decode, |p| p.id)?;
-        let rooms = take_all(&mut source, "state.waiting", WaitingRoom::decode, |room| room.id)?;
+        let rooms: BTreeMap<_, _> =
+            take_all(&mut source, "state.waiting", WaitingRoom::decode, |room| room.id)?;
         rooms.into_values().for_each(|room| state.waiting.open(room));
         source.end()?;
         state.connect()?;
@@ -338,22 +339,23 @@ fn put_map<T: Wire>(out: &mut Vec<u8>, map: &BTreeMap<Offset, T>) {
 }
 
 /// Reads items that ascend by `key`.
-fn take_all<K: Ord + Copy, T>(
+fn take_all<K: Ord + Copy, T, C: FromIterator<(K, T)>>(
     source: &mut Source<'_>,
     field: &'static str,
     decode: impl Fn(&mut Source<'_>) -> Result<T, DecodeError>,
     key: impl Fn(&T) -> K,
-) -> Result<BTreeMap<K, T>, DecodeError> {
-    let mut map = BTreeMap::new();
-    for position in 0..varint(source, field)? {
+) -> Result<C, DecodeError> {
+    let mut last = None;
+    let count = varint(source, field)?;
+    let items = (0..count).map(|position| {
         let item = decode(source)?;
         let key = key(&item);
-        if map.last_key_value().is_some_and(|(last, _)| *last >= key) {
+        if last.replace(key).is_some_and(|last| last >= key) {
             return Err(DecodeError::Invalid { field, found: position });
         }
-        map.insert(key, item);
-    }
-    Ok(map)
+        Ok((key, item))
+    });
+    items.collect()
 }
 
 fn take_map<T: Wire>(
@@ -362,7 +364,7 @@ fn take_map<T: Wire>(
 ) -> Result<BTreeMap<Offset, T>, DecodeError> {
     let pair =
         |source: &mut Source<'_>| Ok((Offset::decode(source, field)?, T::decode(source, field)?));
-    let pairs = take_all(source, field, pair, |(offset, _)| *offset)?;
+    let pairs: BTreeMap<_, _> = take_all(source, field, pair, |(offset, _)| *offset)?;
     Ok(pairs.into_values().collect())
 }
 

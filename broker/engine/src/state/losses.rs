@@ -8,9 +8,9 @@
 use super::{Partition, State, Subscription, Topic, WaitingRoom};
 use crate::event::{self, Event};
 use posthouse_protocol::{
-    LogIndex, Offset, PartitionId, ProducerId, StartEpoch, SubscriptionId, Timestamp, TopicId,
+    IdMap, LogIndex, Offset, PartitionId, ProducerId, StartEpoch, SubscriptionId, Timestamp,
+    TopicId,
 };
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// How many ids of each kind a start passes over, for each of its skips.
@@ -225,7 +225,7 @@ pub(super) fn skip_offsets(
     partition: &mut Partition,
     count: u64,
     topic: Option<&Topic>,
-    subscriptions: &mut BTreeMap<SubscriptionId, Subscription>,
+    subscriptions: &mut IdMap<SubscriptionId, Subscription>,
 ) {
     let skipped = partition.skip(count);
     for id in topic.into_iter().flat_map(|topic| topic.subscriptions.values()) {
