@@ -59,8 +59,9 @@ pub struct Checkpointer<F> {
     /// What the latest step did, or tried to.
     task: Task,
     retry_at: Option<Duration>,
-    /// The disk was full when files were last written, and none have been written since.
-    is_full: bool,
+    /// A fold or a segment found no room, whatever the system counts as free, and nothing was made
+    /// free since.
+    lacks_room: bool,
     /// When to try again to make a segment ready, after the disk was full.
     ready_at: Duration,
     quiet: Quiet,
@@ -165,7 +166,7 @@ impl<F: Fold> Checkpointer<F> {
             work: Work::Resting,
             task: Task::Choose,
             retry_at: None,
-            is_full: false,
+            lacks_room: false,
             ready_at: Duration::ZERO,
             quiet: Quiet::default(),
             is_hurried: false,
@@ -198,7 +199,8 @@ impl<F: Fold> Checkpointer<F> {
         match self.advance(now) {
             Err(error) if error.is_out_of_space() => {
                 self.give_up_writing();
-                self.is_full = true;
+                // A compaction does without.
+                self.lacks_room = matches!(self.work, Work::Folding(_));
                 let until = now.saturating_add(RETRY);
                 self.retry_at = Some(until);
                 Ok(Step::OutOfSpace { until })
@@ -285,7 +287,7 @@ impl<F: Fold> Checkpointer<F> {
             self.free.dropped.extend(done.dropped);
             self.runs = done.runs;
             self.work = Work::Resting;
-            self.is_full = false;
+            self.lacks_room = false;
             self.survey.restart();
             self.publish_progress(now);
         }

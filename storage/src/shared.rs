@@ -20,7 +20,7 @@ use crate::salt::derive_salt;
 use crate::segment::StoreId;
 use posthouse_protocol::LogIndex;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -35,6 +35,8 @@ pub struct Shared {
     /// Identity of the data directory.
     pub store: StoreId,
     slots: Mutex<ManifestSlots>,
+    /// How many spares the manifest names.
+    spares: AtomicUsize,
     ready: Mutex<VecDeque<Arc<Segment>>>,
     /// Held while a segment is made ready, so that segments are ready in the order of their ids.
     preparing: Mutex<()>,
@@ -143,6 +145,7 @@ impl Shared {
             fs,
             options,
             store,
+            spares: AtomicUsize::new(slots.current().spares.len()),
             slots: Mutex::new(slots),
             ready: Mutex::new(VecDeque::new()),
             preparing: Mutex::new(()),
@@ -181,6 +184,7 @@ impl Shared {
             manifest.durable = manifest.durable.max(durable);
             result = Some(edit(manifest));
         })?;
+        self.spares.store(slots.current().spares.len(), Ordering::Relaxed);
         result.ok_or(ManifestError::Failed)
     }
 
@@ -256,6 +260,12 @@ impl Shared {
     #[must_use]
     pub fn ready_count(&self) -> usize {
         self.lock_ready().len()
+    }
+
+    /// How many files there are to make segments of.
+    #[must_use]
+    pub fn spare_count(&self) -> usize {
+        self.spares.load(Ordering::Relaxed)
     }
 
     /// Hands a segment to the journal: headed, synced and named by the manifest.

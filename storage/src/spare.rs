@@ -34,8 +34,8 @@ const LARGE_SYNC_PART: u64 = 256;
 ///
 /// # Errors
 ///
-/// [`SpareError`]. After [`SpareError::File`] nothing has changed but perhaps a temporary file,
-/// and it may be tried again.
+/// [`SpareError`]. After [`SpareError::File`] there is perhaps a spare less, and it may be tried
+/// again.
 pub fn prepare(shared: &Shared) -> Result<bool, SpareError> {
     let _preparing = shared.lock_preparing();
     if shared.ready_count() >= shared.options.segments_ready {

@@ -70,7 +70,7 @@ impl Free {
 impl<F: Fold> Checkpointer<F> {
     /// Frees one file that nothing needs, or names some as not needed; says whether there were any.
     pub(super) fn make_room(&mut self, now: Duration) -> Result<bool, CheckpointError> {
-        Ok(self.recycle(now)? || self.retire(now)? || self.remove_spare(now)?)
+        Ok(self.recycle(now)? || self.retire_spare(now)? || self.retire(now)?)
     }
 
     /// Makes a segment ready for the journal if one is wanted; says whether it did. A full disk is
@@ -82,7 +82,10 @@ impl<F: Fold> Checkpointer<F> {
         }
         self.task = Task::Ready;
         let error = match spare::prepare(&self.shared) {
-            Ok(made) => return Ok(made),
+            Ok(made) => {
+                self.lacks_room &= !made;
+                return Ok(made);
+            }
             Err(SpareError::Manifest(source)) => CheckpointError::Manifest(source),
             Err(SpareError::File { id, source }) => {
                 let file = Some(FileName::new(FileKind::Segment, id));
@@ -91,6 +94,7 @@ impl<F: Fold> Checkpointer<F> {
         };
         if error.is_out_of_space() {
             self.ready_at = now.saturating_add(RETRY);
+            self.lacks_room = true;
             return Ok(false);
         }
         Err(error)
@@ -189,24 +193,29 @@ impl<F: Fold> Checkpointer<F> {
             self.remove(name)?;
         }
         self.free.retired.remove(number);
+        // Who found no room looks again before more is given up.
+        self.lacks_room = false;
+        self.ready_at = now;
         self.publish_progress(now);
         Ok(true)
     }
 
-    /// Removes a spare when space is short, for nothing but the journal can use it; says whether there
-    /// was one more than are kept then.
-    fn remove_spare(&mut self, now: Duration) -> Result<bool, CheckpointError> {
-        // Nobody makes a segment of it meanwhile.
-        let shared = Arc::clone(&self.shared);
-        let _preparing = shared.lock_preparing();
-        let manifest = shared.manifest();
-        let surplus = manifest.spares.get(SPARES_MIN..).and_then(<[FileId]>::last);
-        let Some(spare) = surplus.filter(|_| self.is_short()) else {
+    /// Names a spare as retired when space is short, for nothing but the journal can use it; says
+    /// whether there was one more than are kept then.
+    fn retire_spare(&mut self, now: Duration) -> Result<bool, CheckpointError> {
+        if self.shared.spare_count() <= SPARES_MIN || !self.is_short() {
             return Ok(false);
-        };
-        self.task = Task::Recycle;
-        self.remove(FileName::new(FileKind::Spare, *spare))?;
-        self.publish_progress(now);
+        }
+        self.task = Task::Retire;
+        // Segments are made of the first meanwhile, if at all.
+        let retired = self.shared.commit(|manifest| {
+            let spare = manifest.spares.pop()?;
+            let name = FileName::new(FileKind::Spare, spare);
+            manifest.retired.push(name);
+            Some(name)
+        })?;
+        let waiting = retired.map(|name| Retired { name, map: None, since: now });
+        self.free.retired.extend(waiting);
         Ok(true)
     }
 
@@ -245,7 +254,6 @@ impl<F: Fold> Checkpointer<F> {
         self.shared.fs.sync_dir().map_err(error)?;
         self.shared.commit(|manifest| {
             manifest.retired.retain(|retired| *retired != name);
-            manifest.spares.retain(|spare| FileName::new(FileKind::Spare, *spare) != name);
         })?;
         Ok(())
     }
@@ -264,20 +272,21 @@ impl<F: Fold> Checkpointer<F> {
         history
     }
 
-    /// History beyond what is to be kept; all of it when space is short.
+    /// History beyond what is to be kept; when space is short, one segment at least, so that no more
+    /// goes than is missing.
     fn surplus_history(&mut self, manifest: &Manifest, now: Duration) -> Vec<Arc<Segment>> {
         let mut history = self.history(manifest, now);
         let options = &self.shared.options;
-        let is_short = self.is_short();
+        let least = usize::from(self.is_short());
         let mut kept_bytes: u64 = history.iter().map(|segment| segment.size).sum();
         let surplus = history.iter().take_while(|segment| {
             let since = self.free.history_since.get(&segment.id).copied().unwrap_or(now);
             let is_old = now.saturating_sub(since) >= options.journal_keep_age;
-            let is_surplus = is_short || is_old || kept_bytes > options.journal_keep_bytes;
+            let is_surplus = is_old || kept_bytes > options.journal_keep_bytes;
             kept_bytes = kept_bytes.saturating_sub(segment.size);
             is_surplus
         });
-        let count = surplus.count();
+        let count = surplus.count().max(least);
         history.truncate(count);
         history
     }

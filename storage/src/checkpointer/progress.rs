@@ -14,7 +14,6 @@ pub struct Progress {
     folded_bytes: AtomicU64,
     checkpoint_bytes: AtomicU64,
     history_bytes: AtomicU64,
-    spare_bytes: AtomicU64,
     adopted_bytes: AtomicU64,
 }
 
@@ -44,11 +43,10 @@ impl Progress {
     /// The file system cannot say how much is free.
     pub fn space(&self, shared: &Shared) -> io::Result<Space> {
         let options = &shared.options;
-        let ready = shared.ready_count() as u64;
-        let spares = self.spare_bytes.load(Ordering::Relaxed);
+        let ready = (shared.ready_count() + shared.spare_count()) as u64;
         Ok(Space {
             free_bytes: shared.fs.free_bytes()?,
-            ready_bytes: ready.saturating_mul(options.segment_bytes).saturating_add(spares),
+            ready_bytes: ready.saturating_mul(options.segment_bytes),
             unfolded_bytes: shared.written_bytes().saturating_sub(self.folded_bytes()),
             unfolded_bytes_max: options.unfolded_bytes_max,
             index_bytes: shared.view().unfolded.bytes(),
@@ -63,7 +61,6 @@ impl Progress {
 impl<F: Fold> Checkpointer<F> {
     pub(super) fn publish_progress(&mut self, now: Duration) {
         let manifest = self.shared.manifest();
-        let segment_bytes = self.shared.options.segment_bytes;
         let checkpoint = manifest.checkpoints.last();
         let folded = checkpoint.map_or_else(Default::default, |checkpoint| checkpoint.index);
         let bytes = checkpoint.map_or(0, |checkpoint| checkpoint.bytes);
@@ -73,10 +70,8 @@ impl<F: Fold> Checkpointer<F> {
         let history_bytes = freed.map(|segment| segment.size).sum();
         let adopted = self.runs.all().iter().filter_map(|run| run.adopted());
         let adopted_bytes = adopted.map(|segment| segment.size).sum();
-        let spares = (manifest.spares.len() as u64).saturating_mul(segment_bytes);
         self.progress.checkpoint_bytes.store(bytes, Ordering::Relaxed);
         self.progress.history_bytes.store(history_bytes, Ordering::Relaxed);
-        self.progress.spare_bytes.store(spares, Ordering::Relaxed);
         self.progress.adopted_bytes.store(adopted_bytes, Ordering::Relaxed);
         let folded_bytes = {
             let view = self.shared.view();
@@ -89,7 +84,7 @@ impl<F: Fold> Checkpointer<F> {
 
     /// Whether history must go because space is short.
     pub(super) fn is_short(&self) -> bool {
-        self.is_full || self.progress.space(&self.shared).is_ok_and(|space| space.is_short())
+        self.lacks_room || self.progress.space(&self.shared).is_ok_and(|space| space.is_short())
     }
 }
 

@@ -32,6 +32,8 @@ pub struct SimFs {
 struct Disk {
     directory: Mutex<Directory>,
     capacity: AtomicU64,
+    /// Said to be free at least.
+    claimed: AtomicU64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -93,13 +95,23 @@ impl SimFs {
     }
 
     fn with(directory: Directory, capacity: u64) -> Self {
-        let disk = Disk { directory: Mutex::new(directory), capacity: AtomicU64::new(capacity) };
+        let (capacity, claimed) = (AtomicU64::new(capacity), AtomicU64::new(0));
+        let disk = Disk { directory: Mutex::new(directory), capacity, claimed };
         Self { disk: Arc::new(disk) }
     }
 
     /// Limits what all files together may take.
     pub fn set_capacity(&self, bytes: u64) {
         self.disk.capacity.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Says from now on that at least so much is free, as file systems with quotas do.
+    pub fn claim_free(&self, bytes: u64) {
+        self.disk.claimed.store(bytes, Ordering::Relaxed);
+    }
+
+    fn room(&self) -> u64 {
+        self.disk.capacity.load(Ordering::Relaxed).saturating_sub(self.used())
     }
 
     /// The disk after a power loss, everything unsynced left to `dice`.
@@ -282,7 +294,7 @@ impl Fs for SimFs {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        Ok(self.disk.capacity.load(Ordering::Relaxed).saturating_sub(self.used()))
+        Ok(self.room().max(self.disk.claimed.load(Ordering::Relaxed)))
     }
 }
 
@@ -310,7 +322,7 @@ impl Handle {
     /// Refuses a length that the disk has no room for.
     fn check_room(&self, end: u64) -> io::Result<()> {
         let growth = end.saturating_sub(self.file.lock().len());
-        if growth > 0 && growth > self.fs.free_bytes()? {
+        if growth > 0 && growth > self.fs.room() {
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())

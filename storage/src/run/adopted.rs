@@ -33,7 +33,7 @@ impl Adopted {
         Ok(Self { id, size, map: file.map(size)? })
     }
 
-    /// The whole file, without a copy; `None` if it is not as long as its map any more.
+    /// The whole file, without a copy; `None` if the map does not hold all of it.
     pub(super) fn bytes(&self) -> Option<Bytes> {
         self.map.slice(0..self.size)
     }

@@ -4,8 +4,9 @@ use crate::damage::{P, fresh, names, publish, settle};
 use crate::world::{Model, World, options};
 use posthouse_protocol::Offset;
 use posthouse_storage::Options;
-use posthouse_storage::checkpointer::Step;
+use posthouse_storage::checkpointer::{Step, Task};
 use posthouse_storage::fs::dice::Dice;
+use posthouse_storage::fs::faults::{Fault, FaultFs};
 use posthouse_storage::fs::sim::SimFs;
 use posthouse_storage::names::FileKind;
 use std::sync::Arc;
@@ -76,15 +77,64 @@ fn a_disk_without_room_for_a_run_or_a_segment_gets_it_by_folding_what_was_settle
 #[test]
 fn history_goes_when_a_fold_finds_no_room() {
     let (disk, mut world) = many_ready(u64::MAX);
-    publish_segments(&mut world, 4);
-    world.settle().unwrap();
+    for _ in 0..4 {
+        publish_segments(&mut world, 2);
+        world.settle().unwrap();
+    }
     publish_segments(&mut world, 1);
     let before = world.shared.manifest().journal.len();
     disk.set_capacity(used(&disk) + 2_000);
 
     fold_without_help(&mut world);
 
-    assert!(world.shared.manifest().journal.len() < before);
+    let left = world.shared.manifest().journal.len();
+    assert_eq!(left, before - 2, "one is kept as a spare, one gives room");
+}
+
+#[test]
+fn history_goes_when_a_segment_finds_no_room_that_the_system_counts() {
+    let disk = SimFs::new();
+    let options = Options { journal_keep_bytes: u64::MAX, ..options() };
+    let mut world = World::open(Arc::new(disk.clone()), options, Model::default()).unwrap();
+    publish_segments(&mut world, 4);
+    world.settle().unwrap();
+    let before = world.shared.manifest().journal_first;
+    disk.claim_free(u64::MAX);
+    // Enough to fold what is settled.
+    disk.set_capacity(used(&disk) + 20_000);
+
+    for fill in 0..u8::MAX {
+        let offset = publish(&mut world, fill);
+        settle(&mut world, offset, offset.next());
+        let step = world.step().unwrap();
+        assert!(!matches!(step, Step::OutOfSpace { .. }));
+        world.now += Duration::from_millis(100);
+    }
+
+    let left = world.shared.manifest().journal_first;
+    assert!(left > before, "left={left} before={before}");
+    assert_eq!(world.shared.ready_count(), 2);
+}
+
+#[test]
+fn merging_of_runs_without_room_leaves_the_history() {
+    let fs = FaultFs::new(SimFs::new());
+    let options = Options { segments_ready: 40, journal_keep_bytes: u64::MAX, ..options() };
+    let mut world = World::open(Arc::new(fs.clone()), options, Model::default()).unwrap();
+    while world.task() != Task::Gather {
+        publish_segments(&mut world, 1);
+        while world.task() != Task::Gather && !matches!(world.step().unwrap(), Step::Idle { .. }) {}
+    }
+    let before = world.shared.manifest().journal.len();
+    fs.plan(0, Fault::Full);
+
+    while !matches!(world.step().unwrap(), Step::Idle { .. }) {
+        world.now += Duration::from_secs(1);
+    }
+
+    assert!(fs.hit().is_some());
+    assert!(before > 3, "before={before}");
+    assert_eq!(world.shared.manifest().journal.len(), before);
 }
 
 #[test]
@@ -106,6 +156,32 @@ fn spares_go_when_a_fold_finds_no_room() {
     let left = names(&disk, FileKind::Spare).len();
     assert!(left < before, "left={left} before={before}");
     assert_eq!(world.shared.manifest().spares.len(), left);
+    assert_eq!(world.shared.spare_count(), left);
+}
+
+#[test]
+fn spares_go_before_history() {
+    let (disk, mut world) = many_ready(3 * options().segment_bytes);
+    publish_segments(&mut world, 12);
+    world.settle().unwrap();
+    let end = world.state.partitions[&P].next;
+    settle(&mut world, Offset(0), end);
+    publish_segments(&mut world, 3);
+    world.settle().unwrap();
+    publish_segments(&mut world, 1);
+    disk.set_capacity(used(&disk) + 2_000);
+    finish(&mut world);
+    while !matches!(world.step().unwrap(), Step::OutOfSpace { .. }) {}
+    let (spares, history) = (world.shared.spare_count(), world.shared.manifest().journal_first);
+    assert!(spares > 2, "spares={spares}");
+    world.now += Duration::from_secs(1);
+
+    while world.task() != Task::Swap {
+        world.step().unwrap();
+    }
+
+    assert!(world.shared.spare_count() < spares);
+    assert_eq!(world.shared.manifest().journal_first, history);
 }
 
 /// So much is ready for the journal that space does not count as short, and a fold can use none of it.
@@ -130,10 +206,7 @@ fn publish_segments(world: &mut World, count: usize) {
 
 /// The fold meets the full disk, and gets over it without anybody's help.
 fn fold_without_help(world: &mut World) {
-    world.shared.request_roll();
-    world.journal.roll_if_requested().unwrap();
-    world.sync().unwrap();
-    world.checkpointer.hurry();
+    finish(world);
     let mut full = 0;
     for _ in 0..200 {
         full += u64::from(matches!(world.step().unwrap(), Step::OutOfSpace { .. }));
@@ -143,6 +216,14 @@ fn fold_without_help(world: &mut World) {
     let last = world.shared.manifest().checkpoints.last().map(|newest| newest.index);
     assert_eq!(last, Some(world.journal.written()), "folded");
     world.check_readable();
+}
+
+/// Has everything folded next.
+fn finish(world: &mut World) {
+    world.shared.request_roll();
+    world.journal.roll_if_requested().unwrap();
+    world.sync().unwrap();
+    world.checkpointer.hurry();
 }
 
 fn used(disk: &SimFs) -> u64 {
