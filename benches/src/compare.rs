@@ -39,6 +39,9 @@ const BATCH_BYTES: usize = 16 << 20;
 const QUIET: u64 = 1 << 20;
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSES: usize = 20;
+/// A server is at rest when it used less than a tenth of a processor for so long.
+const REST: Duration = Duration::from_millis(1500);
+const RESTS: usize = 8;
 
 /// Whom to compare, in what.
 #[derive(Args, Debug)]
@@ -285,7 +288,9 @@ impl<'a> Table<'a> {
                     1
                 };
                 let goal = (messages, FILL);
-                turn::fill(service, queue, (batch, 1), row.body, goal)?
+                let filled = turn::fill(service, queue, (batch, 1), row.body, goal)?;
+                self.rest(service);
+                filled
             }
             Work::Publish { .. } | Work::Together { .. } | Work::Paced { .. } => 0,
         };
@@ -301,6 +306,22 @@ impl<'a> Table<'a> {
         }
         let device_bytes = self.device.written() - bytes;
         Ok(Turn { outcome, flushes, device_bytes, cpu })
+    }
+
+    /// Waits until a server has done what it does with a backlog once it has it, within reason.
+    fn rest(&self, service: &Service) {
+        if self.options.common.smoke {
+            return;
+        }
+        for _ in 0..RESTS {
+            let before = service.cpu();
+            clock::pause(REST);
+            let used =
+                service.cpu().zip(before).map(|(after, before)| after.saturating_sub(before));
+            if used.is_none_or(|used| used < REST / 10) {
+                break;
+            }
+        }
     }
 
     /// Waits until the disk has done what earlier turns left to it, within reason.
@@ -341,6 +362,9 @@ impl Trial<'_> {
             Work::Queue { .. } if library => library::queue(service, queue, backlog),
             Work::Queue { .. } => turn::drain(service, queue, backlog, true),
             Work::Replay { .. } if library => library::replay(service, queue, backlog),
+            Work::Replay { .. } if party.style == Style::Records => {
+                library::replay_records(service, queue, backlog)
+            }
             Work::Replay { .. } => turn::drain(service, queue, backlog, false),
             Work::Together { window } => {
                 let crowd = crowd(party, 1, window, body);

@@ -61,6 +61,7 @@ pub mod outbox;
 mod publisher;
 mod reader;
 mod record;
+mod records;
 
 pub use admin::Admin;
 pub use builder::ClientBuilder;
@@ -79,6 +80,7 @@ pub use message::{Message, Outgoing};
 pub use publisher::{OpenPublisher, Pending, Publisher, Receipt};
 pub use reader::{OpenReader, Position, Reader};
 pub use record::Record;
+pub use records::{RecordRef, Records, RecordsIter};
 
 /// The fields of a message, for packages that store them one by one.
 #[doc(hidden)]

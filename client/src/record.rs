@@ -1,14 +1,15 @@
 //! A message as it was received.
 
+use crate::records::RecordRef;
 use bytes::Bytes;
-use posthouse_protocol::batch::{Entries, EntryRef, Headers, MessageRef, Priority};
+use posthouse_protocol::batch::{Entries, MessageRef, Priority};
 use posthouse_protocol::{DecodeError, MessageId, Offset, Timestamp};
 
 /// A message as it was received: its offset, index entry and body. Cloning copies no bytes.
 #[derive(Clone, Debug)]
 pub struct Record {
     offset: Offset,
-    /// Decoded and found sound when the record was made.
+    /// Decoded when the record was made.
     entry: Bytes,
     body: Bytes,
 }
@@ -33,24 +34,15 @@ impl Record {
         Ok(Self { offset, entry: index.split_to(entry_len), body: bodies.split_to(body_len) })
     }
 
-    /// Like [`Self::cut`] and [`Self::verify`], decoding the entry once. The inner error is that of a
-    /// damaged message, behind which the slice can be read further.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::cut`].
-    pub(crate) fn cut_verified(
+    /// Cuts a message off the front whose entry and body have these lengths, and were checked.
+    #[inline]
+    pub(crate) fn cut_sound(
         offset: Offset,
+        (entry_len, body_len): (usize, usize),
         index: &mut Bytes,
         bodies: &mut Bytes,
-    ) -> Result<Result<Self, DecodeError>, DecodeError> {
-        let entry = Entries::new(index).read()?;
-        let body_len = usize::try_from(entry.body_len).unwrap_or(usize::MAX);
-        let body = bodies.get(..body_len).ok_or(DecodeError::Truncated { field: "body" })?;
-        let verified = verify(entry, body);
-        let entry_len = entry.bytes().len();
-        let (entry, body) = (index.split_to(entry_len), bodies.split_to(body_len));
-        Ok(verified.map(|()| Self { offset, entry, body }))
+    ) -> Self {
+        Self { offset, entry: index.split_to(entry_len), body: bodies.split_to(body_len) }
     }
 
     /// Checks the message's own checksum, and that its headers can be read.
@@ -59,11 +51,13 @@ impl Record {
     ///
     /// [`DecodeError`], naming what does not match.
     pub(crate) fn verify(&self) -> Result<(), DecodeError> {
-        verify(self.entry(), &self.body)
+        self.view().verify()
     }
 
-    fn entry(&self) -> EntryRef<'_> {
-        Entries::new(&self.entry).read().expect("the entry was decoded when the record was made")
+    fn view(&self) -> RecordRef<'_> {
+        let entry = Entries::new(&self.entry).read();
+        let entry = entry.expect("the entry was decoded when the record was made");
+        RecordRef::new(self.offset, MessageRef { entry, body: &self.body })
     }
 
     /// Bytes of index entry and body, as credit counts them.
@@ -96,44 +90,35 @@ impl Record {
     /// The key, if it has one.
     #[must_use]
     pub fn key(&self) -> Option<&[u8]> {
-        self.entry().key
+        self.view().key()
     }
 
     /// Names and values in the sender's order.
     pub fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let headers = self.entry().headers().unwrap_or_else(|_| no_headers());
-        headers.filter_map(Result::ok)
+        self.view().headers()
     }
 
     /// The value of the first header with this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers().find(|(found, _)| *found == name.as_bytes()).map(|(_, value)| value)
+        self.view().header(name)
     }
 
     /// The id that its sender gave it.
     #[must_use]
     pub fn id(&self) -> MessageId {
-        self.entry().id
+        self.view().id()
     }
 
     /// When its sender made it.
     #[must_use]
     pub fn created_at(&self) -> Timestamp {
-        self.entry().created_at
+        self.view().created_at()
     }
 
     /// Its priority, 0 to 9.
     #[must_use]
     pub fn priority(&self) -> Priority {
-        self.entry().priority
+        self.view().priority()
     }
-}
-
-fn no_headers() -> Headers<'static> {
-    Headers::new(&[]).expect("no bytes are no headers")
-}
-fn verify(entry: EntryRef<'_>, body: &[u8]) -> Result<(), DecodeError> {
-    MessageRef { entry, body }.verify()?;
-    entry.headers()?.try_for_each(|header| header.map(|_| ()))
 }

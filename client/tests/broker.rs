@@ -105,10 +105,13 @@ async fn stream_is_read_from_where_it_was_saved() {
 }
 
 #[tokio::test]
-async fn follower_sees_what_is_published_later() {
+async fn follower_sees_what_is_published_after_it_was_opened() {
     let (_broker, client) = started().await;
-    let mut reader = client.reader("orders", Position::Latest).follow().await.unwrap();
     let orders = client.publisher("orders").await.unwrap();
+    orders.publish("before").await.unwrap();
+    let mut reader = client.reader("orders", Position::Latest).follow().await.unwrap();
+    let receipt = orders.publish("after").await.unwrap();
+    assert_eq!(Some(reader.next().await.unwrap().unwrap().offset()), receipt.offset);
     for number in 0..50 {
         let next = reader.next();
         let (record, receipt) = tokio::join!(next, async {

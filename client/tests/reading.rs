@@ -78,13 +78,51 @@ async fn two_parts_are_read_ahead_and_forgotten_by_a_seek() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn part_that_failed_before_it_was_waited_for_is_asked_for_again() {
+    let (client, _broker, mut peer) = connected().await;
+    let mut reader = open(&client, &mut peer, Position::Earliest).await;
+    let (first, ()) = tokio::join!(reader.next(), async {
+        let (correlation, _) = fetch(&mut peer).await;
+        fetched(&mut peer, correlation, 2, 3, &[(0, &["a", "b"])]).await;
+        let (correlation, ahead) = fetch(&mut peer).await;
+        assert_eq!(ahead.from, From::Offset(Offset(2)));
+        peer.refuse(correlation, ErrorCode::NotFound).await;
+    });
+    assert_eq!(first.unwrap().unwrap().offset(), Offset(0));
+    // Until the refusal has arrived as well.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+
+    let rest = async { [reader.next().await, reader.next().await, reader.next().await] };
+    let (rest, ()) = tokio::join!(rest, async {
+        let (correlation, again) = fetch(&mut peer).await;
+        assert_eq!(again.from, From::Offset(Offset(2)));
+        fetched(&mut peer, correlation, 3, 4, &[(2, &["c"])]).await;
+        let (correlation, ahead) = fetch(&mut peer).await;
+        assert_eq!(ahead.from, From::Offset(Offset(3)));
+        // By then it is waited for.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        peer.refuse(correlation, ErrorCode::NotFound).await;
+    });
+    let [second, third, failed] = rest;
+    assert_eq!(second.unwrap().unwrap().offset(), Offset(1));
+    assert_eq!(third.unwrap().unwrap().offset(), Offset(2));
+    assert_eq!(failed.unwrap_err().code(), Some(ErrorCode::NotFound));
+}
+
+#[tokio::test(start_paused = true)]
 async fn following_waits_at_the_end() {
     let (client, _broker, mut peer) = connected().await;
     let opening = async { client.reader("orders", Position::Latest).follow().await.unwrap() };
-    let (mut reader, ()) = tokio::join!(opening, describe(&mut peer));
+    let (mut reader, ()) = tokio::join!(opening, async {
+        describe(&mut peer).await;
+        let (correlation, end) = fetch(&mut peer).await;
+        assert_eq!((end.from, end.wait_ms), (From::Latest, 0));
+        fetched(&mut peer, correlation, 7, 7, &[]).await;
+    });
     let next = tokio::spawn(async move { reader.next().await.unwrap().unwrap().offset() });
 
     let (correlation, first) = fetch(&mut peer).await;
+    assert_eq!(first.from, From::Offset(Offset(7)), "whatever was published since");
     assert!(first.wait_ms > 0);
     fetched(&mut peer, correlation, 7, 7, &[]).await;
     let (correlation, second) = fetch(&mut peer).await;
@@ -173,6 +211,78 @@ async fn damaged_record_is_reported_and_passed_over() {
 
     assert!(matches!(first, Err(ReadError::Damaged { offset: Offset(0), .. })), "{first:?}");
     assert_eq!(second.unwrap().unwrap().offset(), Offset(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_records_are_lent_in_their_order_and_take_turns_with_single_ones() {
+    let (client, _broker, mut peer) = connected().await;
+    let mut reader = open(&client, &mut peer, Position::Earliest).await;
+    let numbered: Vec<String> = (1..=2_500).map(|number| format!("body {number}")).collect();
+    let script = async {
+        let bodies: Vec<&str> = numbered.iter().map(String::as_str).collect();
+        let (correlation, _) = fetch(&mut peer).await;
+        fetched(&mut peer, correlation, 2_501, 2_502, &[(1, &bodies)]).await;
+        let (correlation, ahead) = fetch(&mut peer).await;
+        assert_eq!(ahead.from, From::Offset(Offset(2_501)));
+        fetched(&mut peer, correlation, 2_502, 2_502, &[(2_501, &["last"])]).await;
+        let (correlation, _) = fetch(&mut peer).await;
+        fetched(&mut peer, correlation, 2_502, 2_502, &[]).await;
+    };
+    let reading = async {
+        let (mut read, mut lens) = (Vec::new(), Vec::new());
+        let mut note = |offset: Offset, body: &[u8], key: Option<&[u8]>, header: Option<&[u8]>| {
+            assert_eq!((key, header), (Some(&b"k"[..]), Some(&b"value"[..])));
+            read.push((offset.0, String::from_utf8(body.to_vec()).unwrap()));
+        };
+        loop {
+            if let Some(record) = reader.next().await.unwrap() {
+                note(record.offset(), record.body(), record.key(), record.header("name"));
+            }
+            let Some(records) = reader.next_records().await.unwrap() else { break };
+            lens.push((records.first().0, records.len(), records.end().0));
+            assert_eq!(records.iter().len(), records.len());
+            for record in &records {
+                note(record.offset(), record.body(), record.key(), record.header("name"));
+            }
+        }
+        (read, lens)
+    };
+
+    let ((read, lens), ()) = tokio::join!(reading, script);
+
+    assert_eq!(lens, [(2, 1_000, 1_002), (1_003, 1_000, 2_003), (2_004, 497, 2_501)]);
+    let bodies = numbered.iter().map(String::as_str).chain(["last"]);
+    assert!(read.iter().map(|(offset, body)| (*offset, body.as_str())).eq((1..).zip(bodies)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sound_before_a_damaged_record_is_given_first() {
+    let (client, _broker, mut peer) = connected().await;
+    let mut reader = open(&client, &mut peer, Position::Earliest).await;
+    let reading = tokio::spawn(async move {
+        let mut found = Vec::new();
+        loop {
+            match reader.next_records().await {
+                Ok(Some(records)) => found.push(Ok((records.first().0, records.len()))),
+                Err(ReadError::Damaged { offset, .. }) => found.push(Err(offset.0)),
+                Ok(None) => return found,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    let (correlation, _) = fetch(&mut peer).await;
+    let (mut slice, mut tail) = slice(0, &["aa", "bb", "cc", "dd", "ee"]);
+    let bodies_at = tail.len() - 10;
+    tail[bodies_at + 4] ^= 1;
+    tail[bodies_at + 6] ^= 1;
+    // And it claims to have one more than it has.
+    slice.count += 1;
+    let head = Fetched { next: Offset(6), end: Offset(6), slices: vec![slice] };
+    peer.reply_with(correlation, head, &tail).await;
+    let (correlation, _) = fetch(&mut peer).await;
+    fetched(&mut peer, correlation, 6, 6, &[]).await;
+
+    assert_eq!(reading.await.unwrap(), [Ok((0, 2)), Err(2), Err(3), Ok((4, 1)), Err(5)]);
 }
 
 #[tokio::test(start_paused = true)]

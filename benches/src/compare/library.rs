@@ -1,6 +1,7 @@
 //! Posthouse through its client crate, which batches what waits.
 
 use std::collections::VecDeque;
+use std::hint;
 use std::io;
 use std::time::Duration;
 
@@ -98,5 +99,23 @@ pub(super) fn replay(service: &Service, queue: &str, messages: u64) -> io::Resul
             }
         }
         Ok(Outcome { latency: histogram(), messages, elapsed: start.elapsed(), all: messages })
+    })
+}
+
+/// The same, many messages at a time; each is looked at.
+pub(super) fn replay_records(service: &Service, queue: &str, messages: u64) -> io::Result<Outcome> {
+    run(service, async |client| {
+        let start = clock::now();
+        let mut reader = client.reader(queue, Position::Earliest).await?;
+        let (mut count, mut bytes) = (0, 0);
+        while count < messages {
+            let Some(records) = reader.next_records().await? else {
+                return Err(format!("read {count} of {messages} messages").into());
+            };
+            count += records.len() as u64;
+            bytes += records.iter().map(|record| record.body().len()).sum::<usize>();
+        }
+        hint::black_box(bytes);
+        Ok(Outcome { latency: histogram(), messages: count, elapsed: start.elapsed(), all: count })
     })
 }

@@ -152,7 +152,8 @@ fn record(row: &Row, party: Party, rounds: &Rounds) -> Record {
     let mut record = Record::new("compare", row.name, party.name());
     record.durability = row.durability.to_string();
     record.rounds = rounds.readings.len();
-    let client = if party.style == Style::Library { "client crate" } else { "bare sockets" };
+    let is_library = matches!(party.style, Style::Library | Style::Records);
+    let client = if is_library { "client crate" } else { "bare sockets" };
     record = record
         .parameter("configuration", party.kind.configuration(row.durability))
         .parameter("client", client)

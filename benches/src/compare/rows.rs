@@ -28,6 +28,8 @@ pub(crate) enum Style {
     Topics(usize),
     /// The client crate, which batches what waits.
     Library,
+    /// The client crate, which lends many messages at a time.
+    Records,
 }
 
 impl Style {
@@ -36,7 +38,7 @@ impl Style {
         match self {
             Self::Topics(count) => Self::Topics(count.min(20)),
             Self::Batches(count) => Self::Batches(count.min(20)),
-            Self::Bare | Self::Library => self,
+            Self::Bare | Self::Library | Self::Records => self,
         }
     }
 }
@@ -56,6 +58,7 @@ impl Party {
             Style::Batches(count) => format!("{name}, batches of {count}"),
             Style::Topics(count) => format!("{name}, {count} topics"),
             Style::Library => format!("{name}, client crate"),
+            Style::Records => format!("{name}, client crate, records"),
         }
     }
 
@@ -333,9 +336,9 @@ pub(crate) const ROWS: [Row; 22] = [
         title: "replay, 1 consumer",
         target: "12 M/s",
         durability: Durability::Written,
-        work: Work::Replay { messages: 1_000_000 },
+        work: Work::Replay { messages: 8_000_000 },
         limit: Limit::Loopback,
-        ours: &[Style::Library, Style::Bare],
+        ours: &[Style::Library, Style::Records, Style::Bare],
         ..PLAIN
     },
     Row {

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 const READ_BYTES: usize = 128 << 10;
 /// Buffers with frames in use that are kept in mind: a reader has three parts at a time.
 const FORMER_MAX: usize = 5;
-/// Larger buffers are given back at once.
+/// Larger buffers are given back once they are full, or nothing comes for a while.
 const KEPT_BYTES_MAX: usize = 2 << 20;
 
 /// What was received and in which buffers.
@@ -29,9 +29,13 @@ pub(super) struct Received {
 impl Received {
     /// Where to read to, with room that makes a read worth a call.
     pub(super) fn space(&mut self) -> &mut BytesMut {
-        let missing = self.missing();
-        if self.bytes.capacity() - self.bytes.len() < missing.max(READ_BYTES / 4) {
-            self.make_room(missing.max(READ_BYTES));
+        let (least, wanted) = match self.missing() {
+            // Twice as much: who takes no frames any more would else copy everything again and again.
+            0 => (READ_BYTES / 4, READ_BYTES.max(self.bytes.len())),
+            missing => (missing, missing.max(READ_BYTES)),
+        };
+        if self.bytes.capacity() - self.bytes.len() < least {
+            self.make_room(wanted);
         }
         &mut self.bytes
     }
@@ -48,6 +52,9 @@ impl Received {
     /// Gives back the memory of buffers that are not being read into.
     pub(super) fn rest(&mut self) {
         self.former.clear();
+        if self.size > KEPT_BYTES_MAX && self.bytes.is_empty() {
+            *self = Self::default();
+        }
     }
 
     /// Bytes of the frame in front that have not come yet, as far as is known. It gets its room at
@@ -61,7 +68,7 @@ impl Received {
     }
 
     fn make_room(&mut self, wanted: usize) {
-        if self.bytes.try_reclaim(wanted) {
+        if self.size <= KEPT_BYTES_MAX && self.bytes.try_reclaim(wanted) {
             return;
         }
         let needed = self.bytes.len() + wanted;
@@ -145,14 +152,47 @@ mod tests {
         drop(receive(&mut received, 2, PART));
         let is_kept = |(_, size): &(BytesMut, usize)| *size > KEPT_BYTES_MAX;
         assert!(!received.former.iter().any(is_kept), "{:?}", large.len());
+
+        drop(receive(&mut received, 1, KEPT_BYTES_MAX));
+        (0..4).for_each(|number| drop(receive(&mut received, number, PART)));
+        assert!(received.size <= KEPT_BYTES_MAX, "full, and nothing of it is in use");
+        drop(receive(&mut received, 1, KEPT_BYTES_MAX));
+        received.rest();
+        assert_eq!(received.size, 0, "nothing comes any more");
+    }
+
+    #[test]
+    fn frame_stays_where_its_first_bytes_came_once_its_length_is_known() {
+        for len in (PART..PART + READ_BYTES).step_by(READ_BYTES / 8) {
+            let mut received = Received::default();
+            let mut places = std::collections::BTreeSet::new();
+            for piece in frame(7, len).chunks(10_000) {
+                let space = received.space();
+                assert!(space.capacity() - space.len() >= piece.len());
+                space.extend_from_slice(piece);
+                places.insert(space.as_ptr());
+            }
+            assert!(received.next_frame().unwrap().is_some());
+            assert!(places.len() <= 2, "{} places", places.len());
+        }
+    }
+
+    #[test]
+    fn frames_that_nobody_takes_are_copied_a_few_times_only() {
+        let mut received = Received::default();
+        let sent = frame(7, 100);
+        let mut sizes = std::collections::BTreeSet::new();
+        for _ in 0..40_000 {
+            received.space().extend_from_slice(&sent);
+            sizes.insert(received.size);
+        }
+        assert!(received.bytes.len() > 40 * READ_BYTES);
+        assert!(sizes.len() < 10, "{} copies", sizes.len());
     }
 
     /// Receives a frame with `len` bytes `fill` behind its head, in pieces; gives those bytes.
     fn receive(received: &mut Received, fill: u8, len: usize) -> Bytes {
-        let reply = Reply::Fetched(Fetched { next: Offset(0), end: Offset(0), slices: Vec::new() });
-        let mut sent = BytesMut::new();
-        frame::encode_head(&mut sent, reply.kind(), CorrelationId(1), len, |out| reply.encode(out));
-        sent.resize(sent.len() + len, fill);
+        let mut sent = frame(fill, len);
         loop {
             if let Some(frame) = received.next_frame().unwrap() {
                 return frame.tail;
@@ -166,5 +206,12 @@ mod tests {
             space.extend_from_slice(&piece);
             assert_eq!(space.as_ptr(), before, "there was room for it");
         }
+    }
+    fn frame(fill: u8, len: usize) -> BytesMut {
+        let reply = Reply::Fetched(Fetched { next: Offset(0), end: Offset(0), slices: Vec::new() });
+        let mut sent = BytesMut::new();
+        frame::encode_head(&mut sent, reply.kind(), CorrelationId(1), len, |out| reply.encode(out));
+        sent.resize(sent.len() + len, fill);
+        sent
     }
 }

@@ -4,8 +4,8 @@ use super::{Follow, From, Reader, State};
 use crate::call::{Repeat, expect_reply};
 use crate::core::Core;
 use crate::error::RequestError;
-use posthouse_protocol::message::{SubscriptionDescribe, TopicDescribe};
-use posthouse_protocol::{Name, Offset, SubscriptionId, Timestamp};
+use posthouse_protocol::message::{Fetch, SubscriptionDescribe, TopicDescribe};
+use posthouse_protocol::{Name, Offset, SubscriptionId, Timestamp, TopicId};
 use std::collections::VecDeque;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub enum Position {
     /// At the first message still there.
     Earliest,
-    /// Behind the last message visible now.
+    /// Behind the last message visible when the reader is opened.
     Latest,
     /// At this offset, or the next one still there. Beyond the end, which is where the next message
     /// will be, reading fails with [`ReadError::BeyondEnd`](crate::ReadError::BeyondEnd).
@@ -59,7 +59,7 @@ impl OpenReader {
         let topic = Name::new(&self.topic)?;
         let describe = TopicDescribe { topic: topic.clone() };
         let info = expect_reply!(self.core.call(describe, Repeat::Safe).await?, TopicInfo)?;
-        let (from, subscription) = self.start(&topic).await?;
+        let (from, subscription) = self.start(&topic, info.id).await?;
         Ok(Reader {
             core: self.core,
             topic: (info.id, topic),
@@ -74,10 +74,11 @@ impl OpenReader {
     async fn start(
         &self,
         topic: &Name,
+        id: TopicId,
     ) -> Result<(From, Option<(SubscriptionId, String)>), RequestError> {
         let subscription = match &self.from {
             Position::Earliest => return Ok((From::Earliest, None)),
-            Position::Latest => return Ok((From::Latest, None)),
+            Position::Latest => return Ok((From::Offset(self.end(id).await?), None)),
             Position::Offset(offset) => return Ok((From::Offset(*offset), None)),
             Position::Time(at) => return Ok((From::Time(*at), None)),
             Position::Saved(subscription) => Name::new(subscription)?,
@@ -87,6 +88,15 @@ impl OpenReader {
         let info = expect_reply!(answer, SubscriptionInfo)?;
         let name = info.subscription.as_str().to_owned();
         Ok((From::Offset(info.ack_floor), Some((info.id, name))))
+    }
+
+    /// Where the topic ends now. Asked once: a place that moves would pass over what comes before the
+    /// first answer is there, over lost connections for one.
+    async fn end(&self, topic: TopicId) -> Result<Offset, RequestError> {
+        let from = From::Latest;
+        let fetch = Fetch { topic, from, bytes_max: 0, messages_max: 0, wait_ms: 0 };
+        let fetched = expect_reply!(self.core.call(fetch, Repeat::Safe).await?, Fetched)?;
+        Ok(fetched.end)
     }
 }
 

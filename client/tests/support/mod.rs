@@ -364,7 +364,7 @@ impl Peer {
 /// Index entries and bodies as they would lie in a delivery or a fetched part.
 pub(crate) fn slice(first: u64, bodies: &[&str]) -> (Slice, Vec<u8>) {
     let mut builder = BatchBuilder::new();
-    for (number, body) in (0..).zip(bodies) {
+    for (number, body) in (0..=u8::MAX).cycle().zip(bodies) {
         let message = posthouse_protocol::batch::Message {
             id: MessageId([number; 16]),
             created_at: Timestamp(1),

@@ -53,7 +53,7 @@ pub fn key_hash(key: &[u8]) -> u64 {
 }
 
 /// A message as it lies in a batch or a delivery.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct MessageRef<'a> {
     /// Its index entry.
     pub entry: EntryRef<'a>,

@@ -343,6 +343,12 @@ impl<'a> Messages<'a> {
         Self { entries: Entries::new(index), bodies: Source::new(bodies) }
     }
 
+    /// Bytes of index and bodies not yet read.
+    #[must_use]
+    pub const fn remaining(&self) -> (usize, usize) {
+        (self.entries.remaining(), self.bodies.remaining())
+    }
+
     /// Reads the next message; `None` at the end.
     ///
     /// # Errors
