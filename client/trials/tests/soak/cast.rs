@@ -12,6 +12,8 @@ use std::time::Duration;
 const OPERATIONS: u32 = 60;
 /// So that the faults fall into its work.
 const PACE: [&str; 2] = ["--pace", "20"];
+/// How long a handler takes, in milliseconds, so that the faults fall into its transaction.
+const HOLD: [&str; 2] = ["--hold", "5"];
 /// How long a fault may take to show that it hit.
 const SHOWN_WITHIN: Duration = Duration::from_secs(6);
 
@@ -54,7 +56,7 @@ impl Cast {
         }
         for (place, name) in self.consumers.iter_mut().zip(CONSUMERS) {
             if place.as_mut().is_none_or(|process| !process.is_running()) {
-                *place = Some(self.stage.consumer(name, &[], None));
+                *place = Some(self.stage.consumer(name, &HOLD, None));
             }
         }
         // One that was overtaken ends.
@@ -86,6 +88,8 @@ impl Cast {
             }
             if self.strike(*fault, &mut app, chance) {
                 seen.hit(*fault);
+            } else if fault.befalls(self.stage.sender.driver) {
+                println!("{:?}: {fault:?} hit nothing", self.stage.sender.driver);
             }
             self.revive();
         }
@@ -148,9 +152,9 @@ impl Cast {
                 self.stage.proxy.stall(false);
                 true
             }
-            Fault::ZombieRelay => self.zombie_relay(),
+            Fault::ZombieRelay => self.zombie_relay(chance),
             Fault::ZombieConsumer => self.zombie_consumer(chance),
-            Fault::ZombieView => self.zombie_view(),
+            Fault::ZombieView => self.zombie_view(chance),
             Fault::CrashSender => self.stage.sender.crash(),
             Fault::CrashReceiver => self.stage.receiver.crash(),
             Fault::RestoreSender | Fault::CloneSender | Fault::RestoreBroker => {
@@ -170,7 +174,18 @@ impl Cast {
         found
     }
 
-    fn zombie_relay(&mut self) -> bool {
+    /// As with [`Self::zombie_view`], one that was stopped while it had the database locked is not
+    /// replaced. It has when it has just said that it is active: it looks at what waits.
+    fn zombie_relay(&mut self, chance: &mut Chance) -> bool {
+        (0..ZOMBIE_TRIES).any(|_| {
+            self.revive();
+            self.active_relay();
+            self.stage.rest(Duration::from_millis(chance.below(100)));
+            self.is_relay_replaced()
+        })
+    }
+
+    fn is_relay_replaced(&mut self) -> bool {
         let Some(active) = self.active_relay() else { return false };
         let [first, second] = &mut self.relays;
         let (first, second) = if active == 0 { (first, second) } else { (second, first) };
@@ -199,20 +214,21 @@ impl Cast {
         })
     }
 
-    /// On SQLite nobody overtakes one that was stopped while it had the database locked.
-    fn zombie_view(&mut self) -> bool {
+    /// Nobody overtakes one that was stopped while it had the database, or its row there, locked.
+    fn zombie_view(&mut self, chance: &mut Chance) -> bool {
         (0..ZOMBIE_TRIES).any(|_| {
             self.revive();
-            self.is_view_overtaken()
+            self.is_view_overtaken(Duration::from_millis(chance.below(100)))
         })
     }
 
-    fn is_view_overtaken(&mut self) -> bool {
+    fn is_view_overtaken(&mut self, at: Duration) -> bool {
         let mut first = self.view.take().expect("it runs");
         // There has to be something to read.
         let mut more = self.stage.app(OPERATIONS, &[], None);
         let held = first.count("holding");
         self.stage.within(SHOWN_WITHIN, || first.count("holding") > held);
+        self.stage.rest(at);
         first.freeze();
         let second = self.stage.view("view-b", &TOPICS, None);
         let overtakes = second.hear_within("holding", 3 * LEASE).is_some();
