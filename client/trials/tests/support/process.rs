@@ -115,6 +115,14 @@ impl Process {
         format!("{} said:\n  {}\nand logged:\n  {}", self.name, last(&lines.0), last(&log))
     }
 
+    /// What the kernel says it is doing: asleep, stopped, gone.
+    fn state(&self) -> String {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).unwrap_or_default();
+        let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+        state.unwrap_or("gone").trim().to_owned()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it has not been waited for");
     }
@@ -155,9 +163,10 @@ impl Process {
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let lines = self.said.lines.lock().unwrap();
         let going_on = |(_, ended): &mut (Vec<String>, bool)| !*ended;
-        let waited = self.said.more.wait_timeout_while(lines, PATIENCE, going_on).unwrap();
-        assert!(waited.0.1, "{} does not end", self.name);
+        let (waited, _) = self.said.more.wait_timeout_while(lines, PATIENCE, going_on).unwrap();
+        let ended = waited.1;
         drop(waited);
+        assert!(ended, "{} does not end, and is {}: {}", self.name, self.state(), self.told());
         self.child.wait().unwrap()
     }
 
