@@ -50,7 +50,7 @@ pub(crate) const VIEW: &str = "view";
 pub(crate) const PARKED_MAX: u32 = 10_000;
 
 /// Every so many operations send a message that is longer than what is written into an insert's text.
-const LONG: i64 = 4;
+const LONG: i64 = 2;
 /// Bytes that make it so.
 const LONG_BYTES: usize = 20 << 10;
 

@@ -223,7 +223,7 @@ impl Cast {
     }
 
     fn is_view_overtaken(&mut self, at: Duration) -> bool {
-        let mut first = self.view.take().expect("it runs");
+        let first = self.view.take().expect("it runs");
         // There has to be something to read.
         let mut more = self.stage.app(OPERATIONS, &[], None);
         let held = first.count("holding");

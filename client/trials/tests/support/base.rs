@@ -5,6 +5,10 @@ use posthouse_trials::Driver;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
+const POSTGRES_SESSIONS: &str = "SELECT pid, datname, state, wait_event, xact_start, \
+     pg_blocking_pids(pid), left(query, 200) FROM pg_stat_activity WHERE datname IS NOT NULL";
+const MARIADB_SESSIONS: &str = "SHOW FULL PROCESSLIST; SHOW ENGINE INNODB STATUS";
+
 /// A server of this process, or one of its own.
 #[derive(Debug)]
 pub(crate) enum Server<T: 'static> {
@@ -97,6 +101,16 @@ impl Base {
             Place::File(_) => return false,
         }
         true
+    }
+
+    /// What the server's sessions do, and what they wait for, as it says itself.
+    pub(crate) fn sessions(&self) -> String {
+        let told = match &self.place {
+            Place::Postgres(server, database) => server.sql(database.name(), POSTGRES_SESSIONS),
+            Place::MariaDb(server, database) => server.sql(database.name(), MARIADB_SESSIONS),
+            Place::File(_) => return String::new(),
+        };
+        told.unwrap_or_else(|error| error.to_string())
     }
 
     /// Copies the database; nobody may use it meanwhile.

@@ -19,7 +19,6 @@ pub(crate) struct Process {
     child: Child,
     said: Arc<Said>,
     log: PathBuf,
-    stopped: bool,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +55,7 @@ impl Process {
             hearing.lines.lock().unwrap().1 = true;
             hearing.more.notify_all();
         });
-        Self { name: name.to_owned(), child, said, log, stopped: false }
+        Self { name: name.to_owned(), child, said, log }
     }
 
     /// Waits until it has said a line that begins like this, and gives the rest of it.
@@ -123,23 +122,27 @@ impl Process {
         state.unwrap_or("gone").trim().to_owned()
     }
 
+    /// Whether it was stopped, by [`Self::freeze`] or at its failpoint. One that only says that its
+    /// failpoint fired is not yet: resumed then, it would be stopped afterwards, for good.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state().starts_with('T')
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it has not been waited for");
     }
 
     /// Stops it in its tracks; it goes on by [`Self::resume`].
-    pub(crate) fn freeze(&mut self) {
+    pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
         let pid = Pid::from_child(&self.child);
         let id = rustix::process::WaitId::Pid(pid);
         let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         rustix::process::waitid(id, options).unwrap();
-        self.stopped = true;
     }
 
-    pub(crate) fn resume(&mut self) {
+    pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
-        self.stopped = false;
     }
 
     /// Kills it and waits until it is gone.
@@ -161,12 +164,19 @@ impl Process {
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.wait_or_tell(String::new)
+    }
+
+    /// As [`Self::wait`]; who waits in vain is told more.
+    #[track_caller]
+    pub(crate) fn wait_or_tell(&mut self, more: impl FnOnce() -> String) -> ExitStatus {
         let lines = self.said.lines.lock().unwrap();
         let going_on = |(_, ended): &mut (Vec<String>, bool)| !*ended;
         let (waited, _) = self.said.more.wait_timeout_while(lines, PATIENCE, going_on).unwrap();
         let ended = waited.1;
         drop(waited);
-        assert!(ended, "{} does not end, and is {}: {}", self.name, self.state(), self.told());
+        let told = |more| format!("is {}: {}\n{more}", self.state(), self.told());
+        assert!(ended, "{} does not end, and {}", self.name, told(more()));
         self.child.wait().unwrap()
     }
 
