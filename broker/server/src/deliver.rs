@@ -1,7 +1,7 @@
 //! Turning a delivery into frames: reading the messages, cutting slices, pairing them with fences.
 
 use crate::read;
-use crate::slices::{Budget, Cut};
+use crate::slices::{Budget, Cut, SLICES_MAX};
 use bytes::Bytes;
 use posthouse_engine::effect::{Deliver, DeliverRun};
 use posthouse_protocol::message::DeliverySlice;
@@ -17,7 +17,7 @@ pub fn read_delivery(reader: &Reader, deliver: &Deliver, mut send: impl FnMut(Re
     let mut frame = Frame::new(&mut send, deliver);
     for run in &deliver.runs {
         let range = run.first..run.first.plus(u64::from(run.count));
-        let budget = Budget { bytes: usize::MAX, messages: u64::MAX };
+        let budget = Budget { bytes: usize::MAX, messages: u64::MAX, slices: usize::MAX };
         match read::slices(reader, deliver.partition, std::slice::from_ref(&range), budget) {
             Ok(found) => found.cuts.into_iter().for_each(|cut| frame.add(run, cut)),
             Err(error) => {
@@ -43,7 +43,8 @@ impl<'a, S: FnMut(Reply, Vec<Bytes>)> Frame<'a, S> {
     }
 
     fn add(&mut self, run: &DeliverRun, cut: Cut) {
-        if self.tail_len > 0 && self.tail_len + cut.len() > TAIL_BYTES {
+        let is_full = self.tail_len > 0 && self.tail_len + cut.len() > TAIL_BYTES;
+        if is_full || self.slices.len() >= SLICES_MAX {
             self.send();
         }
         let ahead = cut.slice.first.distance_from(run.first);

@@ -1,6 +1,6 @@
 //! What is read from the storage for windows, fetches, deliveries and dead letters.
 
-use crate::slices::{Budget, Cut, cut};
+use crate::slices::{Budget, Cut, SLICES_MAX, cut};
 use bytes::Bytes;
 use posthouse_engine::effect::{DEAD_HEADER_PREFIX, Fetch};
 use posthouse_engine::input::{LoadPurpose, WindowEntry};
@@ -150,6 +150,10 @@ impl Slices {
                 return Ok(());
             }
             for batch in &batches {
+                if self.cuts.len() >= self.budget.slices {
+                    self.stopped = Some(next);
+                    return Ok(());
+                }
                 next = self.cut_batch(batch, next..range.end);
                 if next >= range.end || self.stopped.is_some() {
                     return Ok(());
@@ -193,7 +197,7 @@ impl Slices {
 pub(crate) fn fetch(reader: &Reader, fetch: &Fetch) -> (Reply, Vec<Bytes>) {
     // What a client asks for bounds its own memory; this bounds the broker's.
     let bytes = usize::try_from(fetch.bytes_max).unwrap_or(usize::MAX).min(READ_BYTES);
-    let budget = Budget { bytes, messages: u64::from(fetch.messages_max) };
+    let budget = Budget { bytes, messages: u64::from(fetch.messages_max), slices: SLICES_MAX };
     match slices(reader, fetch.partition, &fetch.ranges, budget) {
         Ok(found) => {
             let next = found.stopped.unwrap_or(fetch.next);

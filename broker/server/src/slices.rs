@@ -27,7 +27,12 @@ impl Cut {
 pub(crate) struct Budget {
     pub(crate) bytes: usize,
     pub(crate) messages: u64,
+    /// A stored batch is at least one.
+    pub(crate) slices: usize,
 }
+
+/// Slices that one frame can list: a topic of batches of one message fills that long before any bytes.
+pub(crate) const SLICES_MAX: usize = posthouse_protocol::limits::LIST_ENTRIES_MAX as usize;
 
 /// The part of `batch` that lies in `wanted`, at most `budget` of it but at least one message if
 /// `first` says that nothing has been cut before. `None` if there is nothing to cut.
