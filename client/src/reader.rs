@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::task::coop::{cooperative, poll_proceed};
+use tokio::task::coop::{cooperative, has_budget_remaining, poll_proceed};
 
 /// Bytes asked for at a time.
 const FETCH_BYTES: u32 = 1 << 20;
@@ -32,9 +32,9 @@ const FETCH_MESSAGES: u32 = 10_000;
 /// Messages between two looks whether the next part has come, so that the one behind it is asked for
 /// while there is still something to take.
 const LOOK_EVERY: u32 = 64;
-/// What records at a time take of the effort after which a task lets others run; a single one takes 1,
-/// and the whole is 128.
-const RECORDS_EFFORT: u32 = 64;
+/// Records taken together for each unit of the effort after which a task lets others run; one taken
+/// alone is a unit, and the whole is 128.
+const RECORDS_PER_EFFORT: usize = 16;
 /// How long the broker waits for a message before it says that there is none.
 const FOLLOW_WAIT: Duration = Duration::from_secs(20);
 
@@ -109,8 +109,8 @@ impl Reader {
         cooperative(poll_fn(|cx| self.poll_record(cx))).await
     }
 
-    /// The next messages in a row, at least one and up to 1,000: those that lie together in what has
-    /// come. `Ok(None)` as in [`Self::next`], with which it may take turns.
+    /// The next messages in a row, at least one and up to 1,000: those that were published together, as
+    /// far as they have come. `Ok(None)` as in [`Self::next`], with which it may take turns.
     ///
     /// The fast way to read very many messages: they are lent from where they were received and, unlike
     /// a [`Record`] each, take no counting of references. They have all been checked.
@@ -132,14 +132,16 @@ impl Reader {
     ///
     /// As [`Self::next`]. What is sound before a damaged message is given first.
     pub async fn next_records(&mut self) -> Result<Option<Records>, ReadError> {
-        poll_fn(|cx| {
+        cooperative(poll_fn(|cx| self.poll_records(cx))).await
+    }
+
+    fn poll_records(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Records>, ReadError>> {
+        let taken = ready!(self.poll_taken(cx, Part::take_many));
+        if let Ok(Some(records)) = &taken {
             // What asks for the next part and receives it has to run meanwhile.
-            for _ in 0..RECORDS_EFFORT {
-                ready!(poll_proceed(cx)).made_progress();
-            }
-            self.poll_taken(cx, Part::take_many)
-        })
-        .await
+            spend_effort(cx, records.len() / RECORDS_PER_EFFORT);
+        }
+        Poll::Ready(taken)
     }
 
     fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Record>, ReadError>> {
@@ -291,6 +293,19 @@ impl Reader {
     #[must_use]
     pub fn topic(&self) -> &str {
         self.topic.1.as_str()
+    }
+}
+
+/// Takes so much of what is left of the task's effort. Only what was done counts: one that waits and
+/// yet spends would keep others of its task from being looked at.
+fn spend_effort(cx: &mut Context<'_>, units: usize) {
+    for _ in 0..units {
+        if !has_budget_remaining() {
+            return;
+        }
+        if let Poll::Ready(unit) = poll_proceed(cx) {
+            unit.made_progress();
+        }
     }
 }
 

@@ -12,8 +12,12 @@ use posthouse_client::{Client, ErrorCode, Offset, Position, ReadError, Reader, T
 use posthouse_protocol::message::{Fetch, Fetched, SubscriptionInfo};
 use posthouse_protocol::settings::{Position as From, SubscriptionSettings};
 use posthouse_protocol::{CorrelationId, Name, Request, TopicId};
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use support::{Peer, SUBSCRIPTION, connected, slice, topic_info};
+use tokio::task::coop;
 use tokio::time::timeout;
 
 #[tokio::test(start_paused = true)]
@@ -283,6 +287,51 @@ async fn what_is_sound_before_a_damaged_record_is_given_first() {
     fetched(&mut peer, correlation, 6, 6, &[]).await;
 
     assert_eq!(reading.await.unwrap(), [Ok((0, 2)), Err(2), Err(3), Ok((4, 1)), Err(5)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_take_as_much_effort_as_they_are_many_and_waiting_for_them_takes_none() {
+    let (client, _broker, mut peer) = connected().await;
+    let opening = async { client.reader("orders", Position::Earliest).follow().await.unwrap() };
+    let (mut reader, ()) = tokio::join!(opening, describe(&mut peer));
+    tokio::task::yield_now().await;
+    let whole = poll_fn(|cx| Poll::Ready(effort_left(cx))).await;
+
+    tokio::task::yield_now().await;
+    let left = poll_fn(|cx| {
+        assert!(pin!(reader.next_records()).poll(cx).is_pending());
+        Poll::Ready(effort_left(cx))
+    });
+    assert_eq!(left.await, whole, "left when it waits");
+
+    let numbered: Vec<String> = (4..).take(640).map(|number| number.to_string()).collect();
+    let bodies: Vec<&str> = numbered.iter().map(String::as_str).collect();
+    let (correlation, _) = fetch(&mut peer).await;
+    let alone = [(0, &["0"][..]), (1, &["1"]), (2, &["2"]), (3, &["3"])];
+    fetched(&mut peer, correlation, 644, 644, &[&alone[..], &[(4, &bodies)]].concat()).await;
+    assert_eq!(reader.next_records().await.unwrap().unwrap().len(), 1);
+    for (lens, spent) in [(&[1, 1, 1][..], 3), (&[640], 41)] {
+        tokio::task::yield_now().await;
+        let left = poll_fn(|cx| {
+            for len in lens {
+                let Poll::Ready(records) = pin!(reader.next_records()).poll(cx) else { panic!() };
+                assert_eq!(records.unwrap().unwrap().len(), *len);
+            }
+            Poll::Ready(effort_left(cx))
+        });
+        assert_eq!(left.await, whole - spent, "left after {lens:?}");
+    }
+}
+
+/// Units of effort that this task has left before it must let others run; none afterwards.
+fn effort_left(cx: &mut Context<'_>) -> u32 {
+    let mut left = 0;
+    while coop::has_budget_remaining() {
+        let Poll::Ready(unit) = coop::poll_proceed(cx) else { panic!("there is some left") };
+        unit.made_progress();
+        left += 1;
+    }
+    left
 }
 
 #[tokio::test(start_paused = true)]
