@@ -25,7 +25,7 @@ use self::turn::{Crowd, Outcome};
 use crate::device::Device;
 use crate::peers::{self, Durability, Kind, Service};
 use crate::probe::{Bulk, Probe, Reading};
-use crate::{Common, bare_loop, clock};
+use crate::{Common, bare_loop, clock, report};
 
 /// Longest time in which a backlog is made, however few messages it has then.
 const FILL: Duration = Duration::from_secs(3);
@@ -319,9 +319,10 @@ impl<'a> Table<'a> {
             let used =
                 service.cpu().zip(before).map(|(after, before)| after.saturating_sub(before));
             if used.is_none_or(|used| used < REST / 10) {
-                break;
+                return;
             }
         }
+        report::line(format_args!("   {}: not at rest when its turn began", service.kind.name()));
     }
 
     /// Waits until the disk has done what earlier turns left to it, within reason.

@@ -40,9 +40,9 @@ const FOLLOW_WAIT: Duration = Duration::from_secs(20);
 
 /// Reads a topic from a place on, in order, without consuming; also a [`Stream`] of records.
 ///
-/// Two parts of up to 1 MiB are read ahead while the application works on the one before them. Lost
-/// connections are ridden out, up to the operation timeout for each part; a part that failed before
-/// it was waited for is asked for again.
+/// Two parts of about 1 MiB, or of one larger message, are read ahead while the application works on
+/// the one before them. Lost connections are ridden out, up to the operation timeout for each part; a
+/// part that failed before it was waited for is asked for again.
 #[derive(Debug)]
 pub struct Reader {
     core: Arc<Core>,
@@ -53,6 +53,8 @@ pub struct Reader {
     /// The part behind the one at hand, or why there can be none.
     ahead: Option<Result<Arrived, ReadError>>,
     slices: VecDeque<Part>,
+    /// The place behind the last message that was found damaged.
+    damaged: Option<Offset>,
 }
 
 /// What a reader does at the end of the topic.
@@ -157,6 +159,10 @@ impl Reader {
             if let Some(part) = self.slices.front_mut() {
                 let before = part.left();
                 let taken = take(part);
+                if let Err(ReadError::Damaged { offset, .. }) = taken {
+                    self.pass_damaged(offset);
+                    return Poll::Ready(taken.map(Some));
+                }
                 let left = part.left();
                 if left == 0 {
                     self.slices.pop_front();
@@ -172,6 +178,17 @@ impl Reader {
             if !found && self.follows == Follow::No {
                 return Poll::Ready(Ok(None));
             }
+        }
+    }
+
+    /// Goes on behind a damaged message. It may have become that on its way here, and then what lies
+    /// behind it cannot be trusted, or found, either: that is asked for again, but not behind each of
+    /// many in a row, which are damaged where they are kept.
+    fn pass_damaged(&mut self, offset: Offset) {
+        let is_in_row = self.damaged.replace(offset.next()) == Some(offset);
+        let is_more = self.slices.front().is_some_and(|part| part.left() > 0);
+        if !is_in_row || !is_more {
+            self.seek(offset.next());
         }
     }
 
@@ -223,6 +240,10 @@ impl Reader {
             && offset > fetched.end
         {
             return Err(ReadError::BeyondEnd { offset, end: fetched.end });
+        }
+        if let Some(first) = fetched.damaged_from {
+            self.state = State::At(From::Offset(fetched.next));
+            return Err(ReadError::Unreadable { first, next: fetched.next });
         }
         let slices = fetched.slices.iter().map(|slice| Part::cut(slice, &mut tail));
         let slices: VecDeque<Part> =

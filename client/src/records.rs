@@ -6,7 +6,8 @@ use posthouse_protocol::{DecodeError, MessageId, Offset, Timestamp};
 
 /// Messages in a row, all checked, as they were received; from
 /// [`Reader::next_records`](crate::Reader::next_records). Cloning copies no bytes. Keeping them, or a
-/// clone, keeps the memory of all that was received with them: up to about 1 MiB.
+/// clone, keeps the memory of all that was received with them: about 1 MiB, or the
+/// message if that is larger.
 #[derive(Clone, Debug)]
 pub struct Records {
     first: Offset,

@@ -208,8 +208,12 @@ async fn damaged_record_is_reported_and_passed_over() {
     let (slice, mut tail) = slice(0, &["a", "b"]);
     let at = tail.len() - 2;
     tail[at] ^= 1;
-    let head = Fetched { next: Offset(2), end: Offset(2), slices: vec![slice] };
+    let head = Fetched { next: Offset(2), end: Offset(2), damaged_from: None, slices: vec![slice] };
     peer.reply_with(correlation, head, &tail).await;
+    // What lies behind it is asked for again: it was there, but can it be trusted?
+    let (correlation, again) = fetch(&mut peer).await;
+    assert_eq!(again.from, From::Offset(Offset(1)));
+    fetched(&mut peer, correlation, 2, 2, &[(1, &["b"])]).await;
 
     let (first, second) = next.await.unwrap();
 
@@ -275,18 +279,81 @@ async fn what_is_sound_before_a_damaged_record_is_given_first() {
         }
     });
     let (correlation, _) = fetch(&mut peer).await;
-    let (mut slice, mut tail) = slice(0, &["aa", "bb", "cc", "dd", "ee"]);
+    let (first, mut tail) = slice(0, &["aa", "bb", "cc", "dd", "ee"]);
     let bodies_at = tail.len() - 10;
     tail[bodies_at + 4] ^= 1;
     tail[bodies_at + 6] ^= 1;
-    // And it claims to have one more than it has.
-    slice.count += 1;
-    let head = Fetched { next: Offset(6), end: Offset(6), slices: vec![slice] };
+    let head = Fetched { next: Offset(5), end: Offset(5), damaged_from: None, slices: vec![first] };
     peer.reply_with(correlation, head, &tail).await;
-    let (correlation, _) = fetch(&mut peer).await;
-    fetched(&mut peer, correlation, 6, 6, &[]).await;
+    // It was damaged on its way, and so was the next one; that one is damaged where it is kept, too.
+    let (correlation, again) = fetch(&mut peer).await;
+    assert_eq!(again.from, From::Offset(Offset(3)));
+    let (mut second, mut tail) = slice(3, &["dd", "ee", "ff"]);
+    let bodies_at = tail.len() - 6;
+    tail[bodies_at] ^= 1;
+    // And it claims to have one more than it has.
+    second.count += 1;
+    let head =
+        Fetched { next: Offset(7), end: Offset(7), damaged_from: None, slices: vec![second] };
+    peer.reply_with(correlation, head, &tail).await;
+    let (correlation, last) = fetch(&mut peer).await;
+    assert_eq!(last.from, From::Offset(Offset(7)));
+    fetched(&mut peer, correlation, 7, 7, &[]).await;
 
-    assert_eq!(reading.await.unwrap(), [Ok((0, 2)), Err(2), Err(3), Ok((4, 1)), Err(5)]);
+    let expected = [Ok((0, 2)), Err(2), Err(3), Ok((4, 2)), Err(6)];
+    assert_eq!(reading.await.unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_told_apart_is_asked_for_again_and_nothing_sound_is_passed_over() {
+    let (client, _broker, mut peer) = connected().await;
+    let mut reader = open(&client, &mut peer, Position::Earliest).await;
+    let reading = async {
+        let first = reader.next().await.unwrap().unwrap().offset();
+        let damaged = reader.next().await;
+        let behind = reader.next().await.unwrap().unwrap().offset();
+        (first, damaged, behind)
+    };
+    let script = async {
+        let (correlation, _) = fetch(&mut peer).await;
+        let (whole, mut tail) = slice(0, &["aa", "bb", "cc"]);
+        // The length of the second one's entry: neither its body nor what follows can be found.
+        let entry = whole.index_len as usize / 3;
+        tail[entry..entry + 8].fill(0xff);
+        let head =
+            Fetched { next: Offset(3), end: Offset(3), damaged_from: None, slices: vec![whole] };
+        peer.reply_with(correlation, head, &tail).await;
+        let (correlation, again) = fetch(&mut peer).await;
+        assert_eq!(again.from, From::Offset(Offset(2)));
+        fetched(&mut peer, correlation, 3, 3, &[(2, &["cc"])]).await;
+    };
+
+    let ((first, damaged, behind), ()) = tokio::join!(reading, script);
+
+    assert_eq!((first, behind), (Offset(0), Offset(2)));
+    assert!(matches!(damaged, Err(ReadError::Damaged { offset: Offset(1), .. })), "{damaged:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_broker_finds_damaged_is_named_and_passed_over() {
+    let (client, _broker, mut peer) = connected().await;
+    let mut reader = open(&client, &mut peer, Position::Offset(Offset(5))).await;
+    let reading = async { (reader.next().await, reader.next().await) };
+    let script = async {
+        let (correlation, _) = fetch(&mut peer).await;
+        let (next, end, damaged_from) = (Offset(9), Offset(10), Some(Offset(5)));
+        let head = Fetched { next, end, damaged_from, slices: Vec::new() };
+        peer.reply_with(correlation, head, &[]).await;
+        let (correlation, behind) = fetch(&mut peer).await;
+        assert_eq!(behind.from, From::Offset(Offset(9)));
+        fetched(&mut peer, correlation, 10, 10, &[(9, &["a"])]).await;
+    };
+
+    let ((damaged, behind), ()) = tokio::join!(reading, script);
+
+    let (first, next) = (Offset(5), Offset(9));
+    assert_eq!(damaged.unwrap_err(), ReadError::Unreadable { first, next });
+    assert_eq!(behind.unwrap().unwrap().offset(), Offset(9));
 }
 
 #[tokio::test(start_paused = true)]
@@ -406,7 +473,7 @@ async fn fetched(
 ) {
     let (slices, tails): (Vec<_>, Vec<_>) =
         parts.iter().map(|(first, bodies)| slice(*first, bodies)).unzip();
-    let head = Fetched { next: Offset(next), end: Offset(end), slices };
+    let head = Fetched { next: Offset(next), end: Offset(end), damaged_from: None, slices };
     peer.reply_with(correlation, head, &tails.concat()).await;
 }
 

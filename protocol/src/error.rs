@@ -94,7 +94,8 @@ codes! {
     StaleFence = 17, "STALE_FENCE", Definite, retriable: false;
     /// The lease has ended; the message may be with another consumer.
     LeaseEnded = 18, "LEASE_ENDED", Definite, retriable: false;
-    /// Stored bytes fail their checksum; the text names the offsets.
+    /// What is stored cannot be read; the text names the file. Damaged messages are no error of a fetch:
+    /// [`Fetched`](crate::message::Fetched) names them.
     Damaged = 19, "DAMAGED", Definite, retriable: false;
     /// Another broker leads this shard; the frame carries its address. Not sent by a single node.
     NotLeader = 20, "NOT_LEADER", Definite, retriable: true;

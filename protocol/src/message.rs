@@ -390,6 +390,9 @@ wire_struct! {
         pub next: Offset,
         /// End of what was visible.
         pub end: Offset,
+        /// If set, what lies from here up to `next` is damaged where the broker keeps it, and left out;
+        /// there are no slices then.
+        pub damaged_from: Option<Offset>,
         /// Parts of batches in the order of their offsets.
         pub slices: Vec<Slice>,
     }

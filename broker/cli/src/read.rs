@@ -73,6 +73,10 @@ impl Read {
                     note(format_args!("posthouse: {error}"));
                     damaged += 1;
                 }
+                Err(error @ ReadError::Unreadable { first, next }) => {
+                    note(format_args!("posthouse: {error}"));
+                    damaged += next.distance_from(first);
+                }
                 Err(error) => return Err(error.into()),
             }
             left -= 1;

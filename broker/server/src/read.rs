@@ -203,13 +203,20 @@ pub(crate) fn fetch(reader: &Reader, fetch: &Fetch) -> (Reply, Vec<Bytes>) {
             let next = found.stopped.unwrap_or(fetch.next);
             let slices = found.cuts.iter().map(|cut| cut.slice.clone()).collect();
             let tail = found.cuts.into_iter().flat_map(|cut| [cut.index, cut.bodies]).collect();
-            (Reply::Fetched(Fetched { next, end: fetch.end, slices }), tail)
+            (Reply::Fetched(Fetched { next, end: fetch.end, damaged_from: None, slices }), tail)
+        }
+        Err(error @ ReadError::Corrupt { first, last, .. }) => {
+            tracing::error!(%error, "a reader is told that messages are damaged");
+            let from = fetch.ranges.first().map_or(first, |range| first.max(range.start));
+            let (next, damaged_from) = (last.next(), Some(from));
+            let slices = Vec::new();
+            (Reply::Fetched(Fetched { next, end: fetch.end, damaged_from, slices }), Vec::new())
         }
         Err(error) => {
             let refused = Refused {
                 code: ErrorCode::Damaged.number(),
                 retry_after_ms: 0,
-                text: format!("{error}; read on behind it"),
+                text: error.to_string(),
                 leader: String::new(),
                 leader_epoch: 0,
                 at: None,

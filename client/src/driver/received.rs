@@ -208,7 +208,12 @@ mod tests {
         }
     }
     fn frame(fill: u8, len: usize) -> BytesMut {
-        let reply = Reply::Fetched(Fetched { next: Offset(0), end: Offset(0), slices: Vec::new() });
+        let reply = Reply::Fetched(Fetched {
+            next: Offset(0),
+            end: Offset(0),
+            damaged_from: None,
+            slices: Vec::new(),
+        });
         let mut sent = BytesMut::new();
         frame::encode_head(&mut sent, reply.kind(), CorrelationId(1), len, |out| reply.encode(out));
         sent.resize(sent.len() + len, fill);

@@ -127,12 +127,19 @@ impl std::error::Error for SettleError {}
 pub enum ReadError {
     /// A request to the broker failed; [`Reader::next`](crate::Reader::next) may be called again.
     Request(RequestError),
-    /// A message does not match its checksum; the next call goes on behind it.
+    /// A message does not match its checksum; the next call goes on behind it, with what it asks for anew.
     Damaged {
         /// Its offset.
         offset: Offset,
         /// What does not match.
         error: DecodeError,
+    },
+    /// Messages are damaged where the broker keeps them; the next call goes on behind them.
+    Unreadable {
+        /// The first one's offset.
+        first: Offset,
+        /// The offset behind the last one.
+        next: Offset,
     },
     /// The topic ends before the place to be read. If that was read up to before, the broker was
     /// restored from an older copy or the topic made anew, and messages may have come since in places
@@ -154,7 +161,10 @@ impl ReadError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Request(error) => error.code(),
-            Self::Damaged { .. } | Self::BeyondEnd { .. } | Self::NoSubscription => None,
+            Self::Damaged { .. }
+            | Self::Unreadable { .. }
+            | Self::BeyondEnd { .. }
+            | Self::NoSubscription => None,
         }
     }
 }
@@ -165,6 +175,10 @@ impl fmt::Display for ReadError {
             Self::Request(error) => error.fmt(f),
             Self::Damaged { offset, error } => {
                 write!(f, "damaged message offset={offset}: {error}")
+            }
+            Self::Unreadable { first, next } => {
+                let last = next.0.saturating_sub(1);
+                write!(f, "damaged where the broker keeps them: messages offset={first}..={last}")
             }
             Self::BeyondEnd { offset, end } => write!(
                 f,
@@ -184,7 +198,7 @@ impl std::error::Error for ReadError {
         match self {
             Self::Request(error) => Some(error),
             Self::Damaged { error, .. } => Some(error),
-            Self::BeyondEnd { .. } | Self::NoSubscription => None,
+            Self::Unreadable { .. } | Self::BeyondEnd { .. } | Self::NoSubscription => None,
         }
     }
 }

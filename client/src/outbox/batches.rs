@@ -28,7 +28,7 @@ pub struct Batch {
 
 /// What is there, one record at least; `None` at the end.
 ///
-/// A broker that cannot be reached is waited for; a damaged record is logged and passed over.
+/// A broker that cannot be reached is waited for; damaged records are logged and passed over.
 ///
 /// # Cancellation
 ///
@@ -74,7 +74,7 @@ async fn pass_over(error: ReadError) -> Result<(), ReadError> {
 /// How long to wait before going on; `None` if that does not help.
 fn pause_after(error: &ReadError) -> Option<Duration> {
     match error {
-        ReadError::Damaged { .. } => Some(Duration::ZERO),
+        ReadError::Damaged { .. } | ReadError::Unreadable { .. } => Some(Duration::ZERO),
         ReadError::BeyondEnd { .. } | ReadError::NoSubscription => None,
         ReadError::Request(error) => match error {
             RequestError::TimedOut { .. }

@@ -68,6 +68,7 @@ impl OpenReader {
             state: State::At(from),
             ahead: None,
             slices: VecDeque::new(),
+            damaged: None,
         })
     }
 

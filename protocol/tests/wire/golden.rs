@@ -126,7 +126,8 @@ impl Sample {
                     assert_eq!(seen.collect::<Vec<_>>(), everything(), "{name}");
                 }
                 if let Reply::Fetched(fetched) = reply {
-                    assert_eq!(fetched.parts(tail).map(|parts| parts.len()), Ok(1), "{name}");
+                    let parts = fetched.parts(tail).map(|parts| parts.len());
+                    assert_eq!(parts, Ok(fetched.slices.len()), "{name}");
                 }
             }
             Value::Batch(messages, at) => {
@@ -589,8 +590,23 @@ fn replies() -> Vec<Sample> {
         ),
         reply(
             "fetched",
-            Fetched { next: Offset(105), end: Offset(1000), slices: vec![slice] },
+            Fetched {
+                next: Offset(105),
+                end: Offset(1000),
+                damaged_from: None,
+                slices: vec![slice],
+            },
             tail,
+        ),
+        reply(
+            "fetched-nothing-but-damage",
+            Fetched {
+                next: Offset(105),
+                end: Offset(1000),
+                damaged_from: Some(Offset(100)),
+                slices: Vec::new(),
+            },
+            Bytes::new(),
         ),
     ]
 }

@@ -97,7 +97,8 @@ fn length_above_the_limit_is_refused_before_anything_is_buffered() {
 fn tail_where_none_belongs_is_refused() {
     for (name, whole) in corpus::frames() {
         let mut frame = frame(&whole);
-        if frame.tail.is_empty() {
+        let is_fetched = matches!(Reply::decode_frame(&frame), Ok(Reply::Fetched(_)));
+        if frame.tail.is_empty() && !is_fetched {
             frame.tail = Bytes::from_static(b"x");
             let found =
                 (Request::decode_frame(&frame).is_ok(), Reply::decode_frame(&frame).is_ok());

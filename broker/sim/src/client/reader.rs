@@ -90,6 +90,7 @@ impl Reader {
 
     fn fetched(&mut self, around: &mut Surroundings<'_>, t0: u64, fetched: &Fetched, tail: &Bytes) {
         let parts = fetched.parts(tail).expect("fetched slices take apart");
+        assert_eq!(fetched.damaged_from, None, "nothing is damaged here");
         let mut messages = Vec::new();
         for (slice, part) in fetched.slices.iter().zip(&parts) {
             for (offset, message) in (slice.first.0..).zip(part.messages()) {
