@@ -200,7 +200,10 @@ impl<F: Fold> Checkpointer<F> {
             Err(error) if error.is_out_of_space() => {
                 self.give_up_writing();
                 // A compaction does without.
-                self.lacks_room = matches!(self.work, Work::Folding(_));
+                if matches!(self.work, Work::Folding(_)) {
+                    self.lacks_room = true;
+                    self.progress.note_out_of_space(true);
+                }
                 let until = now.saturating_add(RETRY);
                 self.retry_at = Some(until);
                 Ok(Step::OutOfSpace { until })

@@ -128,6 +128,7 @@ struct Timers {
     mark_at: Option<Time>,
     sync_at: Option<Time>,
     space_at: Time,
+    was_out_of_space: bool,
 }
 
 /// What can wait behind a gate.
@@ -369,9 +370,11 @@ impl<O: Outlet> Shell<O> {
     }
 
     fn look_at_space(&mut self, now: Now) {
-        if now.mono < self.timers.space_at {
+        let is_out = self.room.progress.is_out_of_space();
+        if now.mono < self.timers.space_at && is_out == self.timers.was_out_of_space {
             return;
         }
+        self.timers.was_out_of_space = is_out;
         self.timers.space_at = now.mono.plus_millis(SPACE_MS);
         match self.room.progress.space(&self.room.shared) {
             Ok(space) => {

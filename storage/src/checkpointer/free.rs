@@ -1,8 +1,8 @@
 //! Giving files back.
 //!
 //! A file is touched only after both slots of the manifest name it as retired
-//! and nobody holds a slice of it. One file at a time: large deletions slow
-//! later syncs for seconds.
+//! and nobody holds a slice of it; a spare, in which nothing counts, after one
+//! does. One file at a time: large deletions slow later syncs for seconds.
 //!
 //! A segment goes when neither the journal nor a run has it any more: one that was
 //! adopted leaves the journal with the history and stays until the run is gone.
@@ -36,7 +36,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) struct Free {
     /// Named no more by the newest slot of the manifest, perhaps still by the other.
     pub(super) dropped: Vec<Dropped>,
-    /// Named as retired by both slots.
+    /// Named as retired by both slots; a spare, which nobody reads, by the newest.
     retired: VecDeque<Retired>,
     /// When a folded segment became history.
     history_since: BTreeMap<FileId, Duration>,
@@ -81,9 +81,14 @@ impl<F: Fold> Checkpointer<F> {
             return Ok(false);
         }
         self.task = Task::Ready;
+        let had_spare = self.shared.spare_count() > 0;
         let error = match spare::prepare(&self.shared) {
             Ok(made) => {
                 self.lacks_room &= !made;
+                // One made of a spare does not show that there is room again.
+                if made && !had_spare {
+                    self.progress.note_out_of_space(false);
+                }
                 return Ok(made);
             }
             Err(SpareError::Manifest(source)) => CheckpointError::Manifest(source),
@@ -95,6 +100,7 @@ impl<F: Fold> Checkpointer<F> {
         if error.is_out_of_space() {
             self.ready_at = now.saturating_add(RETRY);
             self.lacks_room = true;
+            self.progress.note_out_of_space(true);
             return Ok(false);
         }
         Err(error)
@@ -189,13 +195,14 @@ impl<F: Fold> Checkpointer<F> {
             return Ok(false);
         };
         let (name, is_read) = (file.name, file.is_read());
-        if is_read || !self.make_spare(name)? {
+        if !is_read && self.make_spare(name)? {
+            self.ready_at = now;
+        } else {
             self.remove(name)?;
         }
         self.free.retired.remove(number);
         // Who found no room looks again before more is given up.
         self.lacks_room = false;
-        self.ready_at = now;
         self.publish_progress(now);
         Ok(true)
     }
@@ -207,8 +214,11 @@ impl<F: Fold> Checkpointer<F> {
             return Ok(false);
         }
         self.task = Task::Retire;
-        // Segments are made of the first meanwhile, if at all.
         let retired = self.shared.commit(|manifest| {
+            // A segment may have been made of one since.
+            if manifest.spares.len() <= SPARES_MIN {
+                return None;
+            }
             let spare = manifest.spares.pop()?;
             let name = FileName::new(FileKind::Spare, spare);
             manifest.retired.push(name);
@@ -277,7 +287,9 @@ impl<F: Fold> Checkpointer<F> {
     fn surplus_history(&mut self, manifest: &Manifest, now: Duration) -> Vec<Arc<Segment>> {
         let mut history = self.history(manifest, now);
         let options = &self.shared.options;
-        let least = usize::from(self.is_short());
+        // What a run has adopted makes no room.
+        let makes_room = history.iter().any(|segment| !manifest.is_adopted(segment.id));
+        let least = usize::from(makes_room && self.is_short());
         let mut kept_bytes: u64 = history.iter().map(|segment| segment.size).sum();
         let surplus = history.iter().take_while(|segment| {
             let since = self.free.history_since.get(&segment.id).copied().unwrap_or(now);

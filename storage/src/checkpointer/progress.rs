@@ -5,7 +5,7 @@ use crate::fold::Fold;
 use crate::shared::{Segment, Shared};
 use crate::space::Space;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How far folding is. Read by other threads without a lock; the values need not fit each other.
@@ -15,6 +15,7 @@ pub struct Progress {
     checkpoint_bytes: AtomicU64,
     history_bytes: AtomicU64,
     adopted_bytes: AtomicU64,
+    is_out_of_space: AtomicBool,
 }
 
 impl Progress {
@@ -36,12 +37,31 @@ impl Progress {
         self.adopted_bytes.load(Ordering::Relaxed)
     }
 
-    /// The store's room now.
+    /// Whether a write has found no room, and no new segment was made since: what the file system
+    /// counts as free, beyond a quota for example, cannot be had then.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        self.is_out_of_space.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_out_of_space(&self, is_out: bool) {
+        self.is_out_of_space.store(is_out, Ordering::Relaxed);
+    }
+
+    /// The store's room now; nothing counts as free while it is [out of space](Self::is_out_of_space).
     ///
     /// # Errors
     ///
     /// The file system cannot say how much is free.
     pub fn space(&self, shared: &Shared) -> io::Result<Space> {
+        let mut space = self.counted_space(shared)?;
+        if self.is_out_of_space() {
+            space.free_bytes = 0;
+        }
+        Ok(space)
+    }
+
+    fn counted_space(&self, shared: &Shared) -> io::Result<Space> {
         let options = &shared.options;
         let ready = (shared.ready_count() + shared.spare_count()) as u64;
         Ok(Space {
@@ -82,9 +102,10 @@ impl<F: Fold> Checkpointer<F> {
         self.progress.folded_bytes.store(folded_bytes, Ordering::Relaxed);
     }
 
-    /// Whether history must go because space is short.
+    /// Whether history must go because space is short. Room that was made since is tried first.
     pub(super) fn is_short(&self) -> bool {
-        self.lacks_room || self.progress.space(&self.shared).is_ok_and(|space| space.is_short())
+        let is_short = |space: Space| space.is_short();
+        self.lacks_room || self.progress.counted_space(&self.shared).is_ok_and(is_short)
     }
 }
 
